@@ -1,0 +1,54 @@
+"""Files that are either whole or not there: every write goes to a temporary name beside the target and is renamed."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from vitpe.errors import VitpeError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
+
+    Raises VitpeError when the folder is missing, read-only or full; the old file is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove_quietly(temporary)
+        raise VitpeError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="free some space, check the folder's permissions, or choose another folder",
+        ) from error
+
+
+def remove_stale_temporaries(folder: Path) -> int:
+    """Remove what writers that died in `folder` (not below it) left behind; returns how many files that were."""
+    stale = [path for path in folder.glob(f".*{TEMPORARY_SUFFIX}") if path.is_file()]
+    for path in stale:
+        _remove_quietly(path)
+    return len(stale)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power loss, where the system can sync a folder (POSIX)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_quietly(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""(B, C, H, W) → tokens (B, 1+N, D): projection of patches, class token, position embedding."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+class PatchProjection(nn.Module):
+    """A linear map of each P × P patch: (B, C, H, W) → (B, N, D), patch n at row n // Gw, column n % Gw.
+
+    The weight has the shape of the equivalent strided convolution, (D, C, P, P), and timm's name, so that state
+    dicts are shared; the product itself is one matrix multiplication, which is faster on CPUs than the convolution.
+    Source: arXiv:2010.11929, equation 1.
+    """
+
+    def __init__(self, in_chans: int, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        b, c, h, w = images.shape
+        p = self.patch_size
+        patches = images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
+        patches = patches.reshape(b, (h // p) * (w // p), c * p * p)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class PatchEmbedding(nn.Module):
+    """(B, C, H, W) → tokens (B, 1+N, D). Token 0 is the class token, token 1 + n is patch n in row-major order.
+
+    `pos_embed` (1, 1+N, D) starts at zero, so that whatever it shows later was learned; with `sincos` it is the fixed
+    two-dimensional sine-cosine embedding instead, and is saved all the same.
+    """
+
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        sincos: bool = False,
+    ) -> None:
+        super().__init__()
+        self.img_size = img_size
+        self.grid_size = (img_size[0] // patch_size, img_size[1] // patch_size)
+        self.patch_embed = PatchProjection(in_chans, patch_size, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        num_patches = self.grid_size[0] * self.grid_size[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, embed_dim), requires_grad=not sincos)
+        if sincos:
+            self.pos_embed.data[0, 1:] = sincos_embedding(self.grid_size, embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != self.img_size:
+            raise ValueError(f"images (B, C, H, W) of {tuple(images.shape)} where (H, W) should be {self.img_size}")
+        patches = self.patch_embed(images)
+        cls_token = self.cls_token.to(patches.dtype).expand(len(images), -1, -1)
+        return torch.cat([cls_token, patches], dim=1) + self.pos_embed
+
+
+def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:
+    """(N, D): the first half of D encodes the row, the second the column, each by sines then cosines.
+
+    Frequencies fall geometrically from 1 to 1/10000 (arXiv:1706.03762, section 3.5, in two dimensions as in
+    arXiv:2111.06377). `embed_dim` must be a multiple of 4.
+    """
+    quarter = embed_dim // 4
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(
+        torch.arange(grid_size[0], dtype=torch.float64), torch.arange(grid_size[1], dtype=torch.float64), indexing="ij"
+    )
+    angles = [position.flatten()[:, None] * frequencies for position in (rows, columns)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()

@@ -1,0 +1,1 @@
+"""Logits + labels → scores → tables."""

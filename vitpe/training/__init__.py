@@ -1,0 +1,1 @@
+"""Model + data → checkpoints and a log."""

@@ -1,0 +1,1 @@
+"""Checkpoint history → pictures of what position embeddings learned. numpy only."""
