@@ -61,7 +61,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.attn = Attention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
+        self.mlp = Mlp(embed_dim, round(embed_dim * mlp_ratio))
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class VisionTransformer(PatchEmbedding):
             config.img_size, config.patch_size, config.in_chans, config.embed_dim, sincos=config.pos_embed == "sincos"
         )
         self.config = config
-        rates = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in rates)
         norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
         # As in timm: with mean pooling the norm comes after the pooling and is called fc_norm.

@@ -1,0 +1,326 @@
+"""Weights of other libraries: their own models, with random weights, are the oracles."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm.models
+import torch
+import torchvision
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from vitpe.config import ModelConfig
+from vitpe.errors import VitpeError
+from vitpe.model.position import resample_pos_embed
+from vitpe.model.vit import VisionTransformer
+from vitpe.model.weights import config_of, convert_state_dict
+
+# 3 blocks of width 128, 2 heads of 64 channels, MLP 256, patches of 8, 5 classes.
+CONFIG = ModelConfig(img_size=(32, 32), patch_size=8, num_classes=5, embed_dim=128, depth=3, num_heads=2, mlp_ratio=2.0)
+
+
+def randomize(model: nn.Module) -> None:
+    """Noise on every parameter; embeddings get the unit variance that they have in trained models.
+
+    Then LayerNorm's eps, 1e-12 in Hugging Face's default and 1e-6 elsewhere, moves no logit by 1e-5.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        embedding = re.search("cls_token|class_token|pos_embed|position_embeddings", name)
+        parameter.data += torch.randn(parameter.shape, generator=generator) * (1.0 if embedding else 0.1)
+
+
+def timm_model(img_size: tuple[int, int] = (32, 32), **changes: object) -> nn.Module:
+    shape = {"patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2, "mlp_ratio": 2.0, "num_classes": 5}
+    return timm.models.VisionTransformer(img_size=img_size, **{**shape, **changes})
+
+
+def torchvision_model() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=128, mlp_dim=256, num_classes=5
+    )
+
+
+def huggingface_config(img_size: tuple[int, int] = (32, 32), **changes: object) -> transformers.ViTConfig:
+    return transformers.ViTConfig(
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=256,
+        image_size=img_size,
+        patch_size=8,
+        num_labels=5,
+        **changes,
+    )
+
+
+def huggingface_model() -> nn.Module:
+    return transformers.ViTForImageClassification(huggingface_config())
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        output = model.eval()(images)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def loaded(tensors: dict[str, Tensor], config: ModelConfig = CONFIG) -> VisionTransformer:
+    model = VisionTransformer(config)
+    model.load_state_dict(convert_state_dict(tensors, config).state_dict, strict=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("origin", "build"),
+    [("timm", timm_model), ("torchvision", torchvision_model), ("huggingface", huggingface_model)],
+)
+def test_logits_equal_those_of_the_library(origin: str, build: Callable[[], nn.Module]) -> None:
+    theirs = build()
+    randomize(theirs)
+    converted = convert_state_dict(theirs.state_dict(), CONFIG)
+    assert (converted.origin, converted.notes) == (origin, ())
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = logits_of(theirs, images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits_of(loaded(theirs.state_dict()), images), expected, rtol=0, atol=1e-5)
+
+
+def test_the_files_that_hugging_face_writes_give_the_same_logits(tmp_path: Path) -> None:
+    theirs = huggingface_model()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path)  # under other names than the model in memory has
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert set(tensors) != set(theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(logits_of(loaded(tensors), images), logits_of(theirs, images), rtol=0, atol=1e-5)
+
+
+def test_hugging_face_model_as_initialized_gives_the_same_features_with_our_eps() -> None:
+    torch.manual_seed(0)
+    theirs = transformers.ViTModel(huggingface_config(layer_norm_eps=1e-6))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        features = theirs.eval()(images).last_hidden_state
+        ours = loaded(theirs.state_dict()).eval().forward_features(images)
+    torch.testing.assert_close(ours, features, rtol=0, atol=1e-5)
+
+
+def test_hugging_face_model_without_a_head_gives_the_same_features() -> None:
+    config = huggingface_config(img_size=(24, 40))
+    theirs = transformers.ViTModel(config)
+    randomize(theirs)
+    ours = ModelConfig(**{**vars(CONFIG), "img_size": (24, 40)})
+    converted = convert_state_dict(theirs.state_dict(), ours)
+    model = VisionTransformer(ours).eval()
+    model.load_state_dict(converted.state_dict, strict=True)
+    images = torch.randn(2, 3, 24, 40)
+    with torch.inference_mode():
+        features = theirs.eval()(images).last_hidden_state
+        torch.testing.assert_close(model.forward_features(images), features, rtol=0, atol=1e-5)
+    assert not converted.state_dict["head.weight"].any()
+
+
+def test_torchvisions_published_files_with_their_older_names() -> None:
+    tensors = torchvision_model().state_dict()
+    old = {
+        key.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): t for key, t in tensors.items()
+    }
+    assert set(old) != set(tensors)
+    ours = convert_state_dict(old, CONFIG).state_dict
+    for key, tensor in convert_state_dict(tensors, CONFIG).state_dict.items():
+        assert torch.equal(ours[key], tensor)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
+    tensors = {prefix + key: tensor for key, tensor in timm_model().state_dict().items()}
+    assert set(convert_state_dict(tensors, CONFIG).state_dict) == set(VisionTransformer(CONFIG).state_dict())
+
+
+def test_mean_pooling_weights_equal_timms_and_the_other_pooling_is_noted() -> None:
+    theirs = timm_model(global_pool="avg")
+    randomize(theirs)
+    config = ModelConfig(**{**vars(CONFIG), "global_pool": "avg"})
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(
+        logits_of(loaded(theirs.state_dict(), config), images), logits_of(theirs, images), rtol=0, atol=1e-5
+    )
+    converted = convert_state_dict(theirs.state_dict(), CONFIG)
+    assert converted.notes == ("fc_norm taken as norm: the weights were trained with the other pooling",)
+    assert torch.equal(converted.state_dict["norm.weight"], theirs.state_dict()["fc_norm.weight"])
+
+
+def test_half_precision_becomes_float32() -> None:
+    tensors = {key: tensor.half() for key, tensor in timm_model().state_dict().items()}
+    assert {tensor.dtype for tensor in convert_state_dict(tensors, CONFIG).state_dict.values()} == {torch.float32}
+
+
+@given(
+    old_grid=st.tuples(st.integers(1, 15), st.integers(1, 15)),
+    new_grid=st.tuples(st.integers(1, 15), st.integers(1, 15)),
+    num_prefix_tokens=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_resampling_equals_timms(old_grid: tuple[int, int], new_grid: tuple[int, int], num_prefix_tokens: int) -> None:
+    tokens = num_prefix_tokens + old_grid[0] * old_grid[1]
+    pos_embed = torch.randn(1, tokens, 6, generator=torch.Generator().manual_seed(tokens))
+    ours = resample_pos_embed(pos_embed, old_grid, new_grid, num_prefix_tokens)
+    theirs = resample_abs_pos_embed(pos_embed, new_grid, old_grid, num_prefix_tokens=num_prefix_tokens)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_13x11_to_11x13_is_really_resampled() -> None:
+    rows = torch.arange(13.0)[:, None].expand(13, 11).reshape(1, 143, 1)
+    pos_embed = torch.cat([torch.full((1, 1, 1), 99.0), rows], dim=1)
+    resampled = resample_pos_embed(pos_embed, (13, 11), (11, 13))
+    assert resampled.shape == pos_embed.shape
+    assert not torch.allclose(resampled, pos_embed)
+    picture = resampled[0, 1:].reshape(11, 13)
+    assert resampled[0, 0] == 99
+    torch.testing.assert_close(picture, picture[:, :1].expand(11, 13))  # still constant along a row
+    assert (picture[:, 0].diff() > 0).all()
+    # Row centres: new row i sees the old rows about (i + 0.5) · 13 / 11 - 0.5; exact away from the borders.
+    expected = (torch.arange(11.0) + 0.5) * 13 / 11 - 0.5
+    torch.testing.assert_close(picture[2:-2, 0], expected[2:-2], rtol=0, atol=0.06)
+
+
+def test_resampling_refuses_a_wrong_grid() -> None:
+    with pytest.raises(ValueError, match="143 patches"):
+        resample_pos_embed(torch.zeros(1, 144, 8), (12, 12), (13, 11))
+
+
+@pytest.mark.parametrize(
+    ("img_size", "old_grid"),
+    [((32, 32), None), ((24, 48), (3, 6)), ((48, 24), (6, 3))],
+    ids=["square", "wide", "same count of patches"],
+)
+def test_pos_embed_is_resampled_from_any_grid(img_size: tuple[int, int], old_grid: tuple[int, int] | None) -> None:
+    tensors = timm_model(img_size).state_dict()
+    tensors["pos_embed"] = torch.randn(tensors["pos_embed"].shape)
+    config = ModelConfig(**{**vars(CONFIG), "img_size": (16, 72)})  # 2 × 9 patches
+    converted = convert_state_dict(tensors, config, old_grid)
+    grid = old_grid or (4, 4)
+    expected = resample_abs_pos_embed(tensors["pos_embed"], (2, 9), grid)
+    torch.testing.assert_close(converted.state_dict["pos_embed"], expected, rtol=0, atol=1e-5)
+    assert converted.notes == (f"pos_embed resampled from {grid[0]}x{grid[1]} to 2x9 patches",)
+
+
+def test_a_square_grid_of_as_many_patches_is_resampled_too() -> None:
+    tensors = timm_model((48, 48)).state_dict()  # 6 × 6
+    config = ModelConfig(**{**vars(CONFIG), "img_size": (32, 72)})  # 4 × 9
+    assert convert_state_dict(tensors, config).notes == ("pos_embed resampled from 6x6 to 4x9 patches",)
+
+
+def test_a_head_of_other_classes_is_dropped_with_a_note() -> None:
+    tensors = timm_model(num_classes=1000).state_dict()
+    converted = convert_state_dict(tensors, CONFIG)
+    assert converted.notes == ("head of 1000 classes dropped: ours has 5",)
+    assert not converted.state_dict["head.weight"].any()
+    assert converted.state_dict["head.bias"].shape == (5,)
+
+
+def test_a_head_of_the_same_shape_is_kept_unless_asked_otherwise() -> None:
+    tensors = timm_model().state_dict()
+    assert torch.equal(convert_state_dict(tensors, CONFIG).state_dict["head.weight"], tensors["head.weight"])
+    converted = convert_state_dict(tensors, CONFIG, keep_head=False)
+    assert converted.notes == ("head of 5 classes dropped: a new one was asked for",)
+    assert not converted.state_dict["head.weight"].any()
+
+
+def altered(change: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
+    tensors = timm_model().state_dict()
+    change(tensors)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (dict, "these 0 tensors are no ViT's"),
+        (lambda: torchvision.models.resnet18().state_dict(), "no ViT's: the first is 'conv1.weight'"),
+        (lambda: timm_model(depth=4).state_dict(), "the weights have 4 blocks, the model has depth 3"),
+        (lambda: timm_model(embed_dim=64).state_dict(), "'cls_token' has shape (1, 1, 64), expected (1, 1, 128)"),
+        (
+            lambda: timm_model(mlp_ratio=4.0).state_dict(),
+            "'blocks.0.mlp.fc1.weight' has shape (512, 128), expected (256, 128)",
+        ),
+        (
+            lambda: timm_model(patch_size=16).state_dict(),
+            "'patch_embed.proj.weight' has shape (128, 3, 16, 16), expected (128, 3, 8, 8)",
+        ),
+        (lambda: altered(lambda t: t.pop("blocks.1.norm2.bias")), "'blocks.1.norm2.bias' is missing"),
+        (lambda: timm_model(reg_tokens=4).state_dict(), "'pos_embed' holds 20 patches, which is no square"),
+        (
+            lambda: timm_model(init_values=0.1).state_dict(),
+            "'blocks.0.ls1.gamma' of shape (128,) has no place in the model",
+        ),
+        (
+            lambda: altered(lambda t: t.update(pos_embed=torch.zeros(128))),
+            "'pos_embed' has shape (128,), expected (1, 1 + N, D)",
+        ),
+        (
+            lambda: altered(lambda t: t.update(pos_embed=torch.zeros(1, 12, 128))),
+            "'pos_embed' holds 11 patches, which is no square, and no grid is given",
+        ),
+        (
+            lambda: altered(lambda t: t.update({"head.weight": torch.zeros(())})),
+            "'head.weight' has shape (), expected (A, D)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(tensors: Callable[[], dict[str, Tensor]], message: str) -> None:
+    with pytest.raises(VitpeError) as error:
+        convert_state_dict(tensors(), CONFIG)
+    assert message in error.value.message
+    assert error.value.hint
+
+
+def test_a_grid_that_does_not_fit_the_patches_is_refused() -> None:
+    with pytest.raises(VitpeError, match="holds 16 patches, a grid of 13x11 has 143"):
+        convert_state_dict(timm_model().state_dict(), CONFIG, old_grid=(13, 11))
+
+
+def test_a_missing_key_tensor_of_hugging_face_is_named() -> None:
+    tensors = huggingface_model().state_dict()
+    tensors.pop("vit.layers.1.attention.k_proj.weight")
+    with pytest.raises(VitpeError, match=r"blocks\.1\.attn\.key\.weight"):
+        convert_state_dict(tensors, CONFIG)
+
+
+def test_convert_changes_nothing_in_what_it_is_given() -> None:
+    tensors = timm_model(num_classes=9, global_pool="avg").state_dict()
+    before = {key: tensor.clone() for key, tensor in tensors.items()}
+    convert_state_dict(tensors, CONFIG)
+    assert list(tensors) == list(before)
+    assert all(torch.equal(tensors[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("build", [timm_model, torchvision_model, huggingface_model])
+def test_config_of_infers_the_shape(build: Callable[[], nn.Module]) -> None:
+    assert config_of(build().state_dict()) == CONFIG
+
+
+def test_config_of_takes_the_grid_that_is_known() -> None:
+    tensors = timm_model((24, 40), global_pool="avg", num_classes=0).state_dict()
+    config = config_of(tensors, old_grid=(3, 5))
+    assert config.img_size == (24, 40)
+    assert (config.global_pool, config.num_classes) == ("avg", ModelConfig().num_classes)
+    with pytest.raises(VitpeError, match="15 patches, which is no square"):
+        config_of(tensors)
+
+
+def test_timms_create_model_loads_our_weights(tmp_path: Path) -> None:
+    config = ModelConfig(embed_dim=192, depth=12, num_heads=3)
+    ours = VisionTransformer(config).eval()
+    randomize(ours.head)
+    path = tmp_path / "best.safetensors"
+    save_file(ours.state_dict(), path, metadata={"format": "pt", "vitpe": "{}"})
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=(208, 176), num_classes=40, checkpoint_path=str(path))
+    images = torch.randn(1, 3, 208, 176)
+    torch.testing.assert_close(logits_of(ours, images), logits_of(theirs, images), rtol=0, atol=1e-5)
