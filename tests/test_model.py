@@ -18,6 +18,7 @@ SMALL = {"patch_size": 4, "num_classes": 7, "embed_dim": 48, "depth": 3, "num_he
 
 
 def small_model(grid: tuple[int, int] = (3, 2), **changes: object) -> VisionTransformer:
+    torch.manual_seed(0)
     return VisionTransformer(ModelConfig(img_size=(grid[0] * 4, grid[1] * 4), **{**SMALL, **changes}))
 
 
@@ -66,14 +67,14 @@ def test_equals_timm_in_logits_and_gradients(grid: tuple[int, int], global_pool:
     images = random_images(ours)
     logits, expected = ours(images), theirs(images)
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
-    assert (logits[0] - logits[1]).std() > 0.05
+    assert (logits[0] - logits[1]).std() > 0.03
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
     for output in (logits, expected):
         (output * weights).sum().backward()
     gradients = dict(theirs.named_parameters())
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=0, atol=1e-5, msg=name)
 
 
 def test_equals_timm_in_evaluation_mode_without_gradients() -> None:

@@ -49,7 +49,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return branch
         keep = 1 - self.rate
-        mask = torch.rand(len(branch), 1, 1, device=branch.device) < keep
+        mask = torch.rand(branch.shape[0], 1, 1, device=branch.device) < keep
         return branch * mask / keep
 
 

@@ -57,7 +57,7 @@ class PatchEmbedding(nn.Module):
         if images.shape[-2:] != self.img_size:
             raise ValueError(f"images (B, C, H, W) of {tuple(images.shape)} where (H, W) should be {self.img_size}")
         patches = self.patch_embed(images)
-        cls_token = self.cls_token.to(patches.dtype).expand(len(images), -1, -1)
+        cls_token = self.cls_token.to(patches.dtype).expand(images.shape[0], -1, -1)
         return torch.cat([cls_token, patches], dim=1) + self.pos_embed
 
 
