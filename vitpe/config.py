@@ -5,6 +5,7 @@ Each default stands here once; the command line reads them from here.
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -192,6 +193,41 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A value that two configurations do not share; key is dotted, as in "train.batch_size"."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[Difference]:
+    """Every leaf in which two dataclasses of one type differ."""
+    found: list[Difference] = []
+    for f in dataclasses.fields(old):
+        a, b = getattr(old, f.name), getattr(new, f.name)
+        if dataclasses.is_dataclass(a):
+            found += differences(a, b, f"{prefix}{f.name}.")
+        elif a != b:
+            found.append(Difference(prefix + f.name, a, b))
+    return found
+
+
+def with_values(config: RunConfig, values: Mapping[str, Any], source: str = "--set") -> RunConfig:
+    """`config` with leaves replaced: {"train.batch_size": 32, "model.img_size": [224, 224]}, JSON values.
+
+    Raises UsageError naming a key that does not exist, or a value that does not fit.
+    """
+    nested = to_json(config)
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        known = section in nested and isinstance(nested[section], dict) and name in nested[section]
+        _require(known, f"{source}: unknown key {key!r}", "keys are model.*, data.* and train.* of a run's config.json")
+        nested[section][name] = value
+    return from_json(RunConfig, nested, source)
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values; tuples become lists."""
     return {
@@ -230,6 +266,9 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         _require(value in args, f"{where} is {value!r}", f"expected one of {', '.join(map(str, args))}")
         return value
+    if origin is dict:
+        _require(isinstance(value, dict), f"{where} is {value!r}", "expected a JSON object")
+        return {key: _convert(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if args:  # X | None
         return None if value is None else _convert(args[0], value, where)
     if kind is float and type(value) is int:

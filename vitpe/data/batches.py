@@ -7,7 +7,7 @@ training image looks like depends on (seed, epoch, index) alone, whatever the st
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class Batches:
     """The batches of one split.
 
     In training: shuffled anew each epoch, random crops and flips, whole batches only, endless from any step.
-    Otherwise: in order, centre crops, the last batch may be smaller. With several ranks each yields its own slice of
+    `batch_size` is the global batch's, at most the number of samples. Otherwise: in order, centre crops, the last batch may be smaller. With several ranks each yields its own slice of
     every global batch, so that together they see what one process would.
     """
 
@@ -60,7 +60,7 @@ class Batches:
     ) -> None:
         self._samples = samples
         self._crop_size = crop_size
-        self._batch_size = min(batch_size, len(samples.names))
+        self.batch_size = min(batch_size, len(samples.names))
         self._device = device
         self._training = training
         self._flip = flip
@@ -82,9 +82,9 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in an epoch; at least 1."""
-        return len(self._samples.names) // self._batch_size
+        return len(self._samples.names) // self.batch_size
 
-    def from_step(self, step: int) -> Iterator[Batch]:
+    def from_step(self, step: int) -> Generator[Batch, None, None]:
         """Endless training batches, beginning with the one that `step` (0-based) trains on."""
 
         def plan() -> Iterator[tuple[NDArray[np.int64], int]]:
@@ -92,21 +92,21 @@ class Batches:
             while True:
                 order = np.random.default_rng([self._seed, epoch]).permutation(len(self._samples.names))
                 for start in range(position, self.steps_per_epoch):
-                    yield self._share(order[start * self._batch_size : (start + 1) * self._batch_size]), epoch
+                    yield self._share(order[start * self.batch_size : (start + 1) * self.batch_size]), epoch
                 epoch, position = epoch + 1, 0
 
         return self._prefetch(plan())
 
-    def once(self) -> Iterator[Batch]:
+    def once(self) -> Generator[Batch, None, None]:
         """Every sample once, in order."""
         n = len(self._samples.names)
-        starts = range(0, n, self._batch_size)
-        return self._prefetch((np.arange(s, min(s + self._batch_size, n)), 0) for s in starts)
+        starts = range(0, n, self.batch_size)
+        return self._prefetch((np.arange(s, min(s + self.batch_size, n)), 0) for s in starts)
 
     def _share(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array_split(indices, self._world_size)[self._rank]
 
-    def _prefetch(self, plan: Iterator[tuple[NDArray[np.int64], int]]) -> Iterator[Batch]:
+    def _prefetch(self, plan: Iterator[tuple[NDArray[np.int64], int]]) -> Generator[Batch, None, None]:
         """Batches in the plan's order; a few are prepared ahead by threads, `wait_seconds` sums what was waited for."""
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="vitpe-data")

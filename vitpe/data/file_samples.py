@@ -78,6 +78,20 @@ class FileSamples:
         self._members = members
         self._encoded: list[bytes] | None = None
 
+    def first(self, count: int | None) -> "FileSamples":
+        """The first `count` samples, or all of them for None."""
+        if count is None:
+            return self
+        return FileSamples(
+            self.source,
+            self.attributes,
+            self.names[:count],
+            self.labels[:count],
+            self.stored_size,
+            self._files,
+            self._members[:count],
+        )
+
     def num_encoded_bytes(self) -> int:
         """What `preload` would hold in memory."""
         return sum(self._files.size(member) for member in self._members)

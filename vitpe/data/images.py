@@ -4,12 +4,13 @@ JPEGs go through torchvision (fast, releases Python's lock); all other formats t
 """
 
 import io
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import resize
@@ -65,6 +66,13 @@ def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image[..., top : top + size[0], left : left + size[1]]
 
 
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, C, H, W) in 0..255 → float32 (images / 255 - mean) / std, per channel, on the images' device."""
+    scale = torch.tensor([1 / (255 * value) for value in std], device=images.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])
+
+
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """(H, W, 3) array → (3, H, W) tensor."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -95,7 +103,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"not an image in a known format ({', '.join(_FORMATS)})"
     text = " ".join(str(error).split())
     return f"damaged image: {text[:120] or type(error).__name__}"

@@ -1,0 +1,178 @@
+"""The command line: options → configuration → one call → print. No maths, no file formats.
+
+torch is imported inside the commands that compute, so that `--help` and `viz-pe` start at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitpe import __version__
+from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, RunConfig, TrainConfig, preset, with_values
+from vitpe.errors import UsageError, VitpeError
+
+app = typer.Typer(
+    name="vitpe",
+    help="Train a Vision Transformer on face attributes and watch its position embeddings learn the face.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+DEFAULT_RUN = Path("runs")
+_Data = Annotated[str | None, typer.Option(help="Folder of CelebA, or of images named in --labels.")]
+_Labels = Annotated[Path | None, typer.Option(help="CSV of 0/1 columns for images that are not CelebA's.")]
+_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
+
+
+def main() -> None:
+    """What `vitpe` runs: exit code 0 done, 1 failed, 2 wrong usage, 130 interrupted; quiet on a closed pipe."""
+    code = 1
+    try:
+        code = app(standalone_mode=False) or 0
+    except VitpeError as error:
+        code = _report(error)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:
+        code = 141
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer raises for wrong options; it has no stable public class
+            raise
+        code = _report(UsageError(error.format_message(), "see vitpe --help"))
+    sys.exit(_close_stdout(code))
+
+
+def _report(error: VitpeError) -> int:
+    from vitpe.console import show_error
+
+    show_error(error)
+    return error.exit_code
+
+
+def _close_stdout(code: int) -> int:
+    """Flush, so that a closed pipe shows here and not as a message of the interpreter's at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import torch
+
+        from vitpe.device import describe_device, select_device
+
+        print(f"vitpe {__version__}, torch {torch.__version__}, {describe_device(select_device(None))}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions and device.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    data: _Data = None,
+    labels: _Labels = None,
+    run: Annotated[Path, typer.Option(help="Folder that the run is written to.")] = DEFAULT_RUN,
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help=f"Model and recipe: {', '.join(PRESETS)}. Default: {DEFAULT_PRESET}.")
+    ] = None,
+    device: _Device = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training images. Default: the preset's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images an update, over all workers.")] = None,
+    seed: Annotated[int | None, typer.Option(help=f"Of all random draws. Default: {TrainConfig.seed}.")] = None,
+    num_train: Annotated[int | None, typer.Option(help="Train on so many images only.")] = None,
+    num_valid: Annotated[int | None, typer.Option(help="Validate on so many images only.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help=f"Where images wait: device, memory, disk. Default: {DataConfig.store}.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help=f"History: all, pos_embed (only what pictures need). Default: {TrainConfig.keep}."),
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to start from: safetensors of vitpe, timm, torchvision, Hugging Face.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any value of config.json: train.adamw_lr=3e-4."),
+    ] = None,
+) -> None:
+    """Train a model, on faces that vitpe draws or on your images.
+
+    Example: vitpe train --data celeba --preset tiny
+    """
+    from vitpe.console import TrainReporter
+    from vitpe.device import select_device
+    from vitpe.training.distributed import num_workers
+    from vitpe.training.run import check_resumable, train
+    from vitpe.training.run_folder import RunFolder
+
+    given = {
+        "data.data": None if data is None else str(Path(data).expanduser()),
+        "data.labels": None if labels is None else str(labels),
+        "data.num_train": num_train,
+        "data.num_valid": num_valid,
+        "data.store": store,
+        "train.epochs": epochs,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.seed": seed,
+        "train.keep": keep,
+    }
+    given = {key: value for key, value in given.items() if value is not None} | _parse_settings(settings or [])
+    resuming = resume and RunFolder(run).config.exists()
+    if resuming:
+        stored = RunFolder(run).read_config()
+        config = with_values(stored, given, "options")
+        check_resumable(stored, config)
+        if preset_name not in (None, stored.preset):
+            raise UsageError(f"the run in {run} has preset {stored.preset}", "resume without --preset")
+    else:
+        chosen = preset(preset_name or DEFAULT_PRESET)
+        base = RunConfig(preset=preset_name or DEFAULT_PRESET, model=chosen.model, train=chosen.train)
+        config = with_values(base, given, "options")
+    command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {run}")
+    rank = int(os.environ.get("RANK", "0"))
+    with TrainReporter(quiet=num_workers() > 1 and rank > 0) as reporter:
+        result = train(config, run, select_device(device), reporter, resume=resuming, init=init, command=command)
+    if rank == 0:
+        summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
+        _print_result(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    """ "KEY=VALUE" pairs; a value is JSON where it parses as JSON, text otherwise."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} has no '='", "write --set KEY=VALUE, say --set train.adamw_lr=3e-4")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
+
+
+def _print_result(values: dict[str, Any], lines: list[str]) -> None:
+    """For people on a terminal, JSON on one line in a pipe."""
+    print("\n".join(lines) if sys.stdout.isatty() else json.dumps(values))

@@ -1,0 +1,128 @@
+"""What the commands say beside their result: progress, notes and errors, all on stderr."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from vitpe.errors import VitpeError
+
+
+def stderr_console() -> Console:
+    """A console on stderr that never wraps or truncates a line when it is not a terminal."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, width=10_000)
+    return console
+
+
+def show_error(error: VitpeError) -> None:
+    """One line of fact, one line of hint."""
+    console = stderr_console()
+    console.print(f"[red]error:[/] {escape(error.message)}", soft_wrap=True)
+    if error.hint:
+        console.print(f"[dim]hint:[/] {escape(error.hint)}", soft_wrap=True)
+
+
+def show_note(text: str) -> None:
+    """One line that the user should know."""
+    stderr_console().print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+
+@contextmanager
+def counting(description: str, total: int) -> Iterator["Counter"]:
+    """A progress bar over `total` things, on a terminal only."""
+    with Counter(description, total) as counter:
+        yield counter
+
+
+class Counter:
+    """A progress bar that is called with how many more are done."""
+
+    def __init__(self, description: str, total: int) -> None:
+        console = stderr_console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(description, total=total)
+
+    def __call__(self, count: int) -> None:
+        self._progress.advance(self._task, count)
+
+    def __enter__(self) -> "Counter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+class TrainReporter:
+    """Shows a training run (see training.loop.Reporter): a bar on a terminal, a line per scoring elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = stderr_console()
+        self._quiet = quiet  # all workers but the first
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._preparing: TaskID | None = None
+        self._training: TaskID | None = None
+        self._status = {"loss": "", "speed": ""}
+
+    def __enter__(self) -> "TrainReporter":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """One line that the user should know."""
+        if not self._quiet:
+            self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def prepared(self, done: int, total: int) -> None:
+        """While a split's images are decoded or drawn up front."""
+        if self._preparing is None:
+            self._preparing = self._progress.add_task("preparing images", total=total, status="")
+        self._progress.update(self._preparing, completed=done, total=total)
+        if done == total:
+            self._progress.remove_task(self._preparing)
+            self._preparing = None
+
+    def progress(self, step: int, num_steps: int, loss: float | None, images_per_second: float | None) -> None:
+        """After a step; loss and speed are None between the rows of the log."""
+        if self._training is None:
+            self._training = self._progress.add_task("training", total=num_steps, completed=step, status="")
+        if loss is not None:
+            self._status["loss"] = f"loss {loss:.4f}"
+        if images_per_second is not None:
+            self._status["speed"] = f"{images_per_second:,.0f} images/s"
+        self._progress.update(self._training, completed=step, status="  ".join(filter(None, self._status.values())))
+
+    def scored(self, step: int, scores: dict[str, float], best: bool) -> None:
+        """After a scoring on valid."""
+        self.note(
+            f"step {step:>6,}: valid accuracy {scores['mean_accuracy']:.4f}"
+            f" (majority {scores['majority_accuracy']:.4f}),"
+            f" mean average precision {scores['mean_average_precision']:.4f}"
+            f"{', best so far' if best else ''}  {self._status['loss']}  {self._status['speed']}"
+        )

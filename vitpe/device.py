@@ -1,0 +1,45 @@
+"""Which device computes."""
+
+import os
+
+import torch
+
+from vitpe.errors import UsageError
+
+
+def select_device(name: str | None) -> torch.device:
+    """The named device ("cpu", "cuda", "cuda:1", "mps"), or the best there is for None.
+
+    Under torchrun "cuda" means the worker's own GPU. Raises UsageError for a device that is unknown or not there.
+    """
+    available = _available()
+    if name is None:
+        name = available[0]
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}", f"this machine has {', '.join(available)}") from error
+    if device.type not in available:
+        raise UsageError(f"no device {name!r} here", f"this machine has {', '.join(available)}")
+    if device.type == "cuda":
+        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise UsageError(f"no device 'cuda:{index}' here", f"this machine has {torch.cuda.device_count()} GPUs")
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """For people: the GPU's name, or how many threads the CPU works with."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def _available() -> list[str]:
+    """Best first."""
+    devices = ["cuda"] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return [*devices, "cpu"]

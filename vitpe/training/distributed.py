@@ -1,0 +1,85 @@
+"""One process or many: what torchrun set up, seen from one worker."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitpe.errors import VitpeError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """rank of this process among world_size; rank 0 is the one that writes and speaks."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Average gradients over all workers in the backward pass."""
+        return DistributedDataParallel(model) if self.world_size > 1 else model
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of `value` over all workers."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+            value /= self.world_size
+        return value
+
+    def highest(self, value: int) -> int:
+        """The largest of all workers' values: how one worker's wish to stop reaches all at the same step."""
+        if self.world_size == 1:
+            return value
+        shared = torch.tensor(value)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=_host_group())
+        return int(shared)
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        if self.world_size > 1:
+            dist.barrier(group=_host_group())
+
+
+_groups: dict[str, Any] = {}
+
+
+def _host_group() -> Any:
+    """A gloo group: host values need no trip to the GPU and no synchronisation with it."""
+    return _groups.get("host")
+
+
+def num_workers() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Workers]:
+    """Join the other workers that torchrun started, leave them at the end. VitpeError when one of them is gone."""
+    if num_workers() == 1:
+        yield Workers()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _groups["host"] = dist.new_group(backend="gloo")
+    try:
+        yield Workers(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    except RuntimeError as error:  # what torch.distributed raises for a lost connection has no narrower class
+        if not any(word in str(error).lower() for word in ("connection", "gloo", "nccl", "peer", "socket")):
+            raise
+        raise VitpeError(
+            "another worker of this run is gone", "see its own message; continue with the same command and --resume"
+        ) from error
+    finally:
+        _groups.clear()
+        dist.destroy_process_group()

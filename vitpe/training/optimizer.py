@@ -1,0 +1,97 @@
+"""Muon for the blocks' weight matrices, AdamW for everything else, one schedule for both."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from vitpe.config import TrainConfig
+
+ADAMW_BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Optimizers:
+    """The optimizers of a run, stepped together; `peaks` are their learning rates before the schedule's factor."""
+
+    members: tuple[Optimizer, ...]
+    peaks: tuple[float, ...]
+
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the peak learning rates; clears the gradients."""
+        for optimizer, peak in zip(self.members, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All state as named tensors: "MEMBER.PARAMETER.NAME"."""
+        return {
+            f"{m}.{p}.{name}": value
+            for m, optimizer in enumerate(self.members)
+            for p, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `state_tensors` gave."""
+        for m, optimizer in enumerate(self.members):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                member, parameter, name = key.split(".")
+                if int(member) == m:
+                    state.setdefault(int(parameter), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def make_optimizers(model: nn.Module, config: TrainConfig) -> Optimizers:
+    """Muon on the two-dimensional weights inside `blocks`, the maps between hidden features that it is made for (Jordan
+    et al. 2024, kellerjordan.github.io/posts/muon); AdamW (arXiv:1711.05101) on the rest. Weight decay goes to matrices
+    only, not to biases, norms, the class token or position embeddings.
+    """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices = [p for name, p in trained if config.muon_lr is not None and name.startswith("blocks.") and p.ndim == 2]
+    taken = {id(parameter) for parameter in matrices}
+    rest = [(name, parameter) for name, parameter in trained if id(parameter) not in taken]
+    decayed = [p for name, p in rest if name.endswith("weight") and p.ndim >= 2]
+    plain = [p for name, p in rest if not (name.endswith("weight") and p.ndim >= 2)]
+    adamw = AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=config.adamw_lr,
+        betas=ADAMW_BETAS,
+        fused=True,
+    )
+    if config.muon_lr is None:
+        return Optimizers((adamw,), (config.adamw_lr,))
+    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
+    return Optimizers((muon, adamw), (config.muon_lr, config.adamw_lr))
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
+    """In (0, 1], for the update at `step` (0-based) of `num_steps`: linear up over the warm-up, then linear to zero."""
+    warmup_steps = max(1, round(warmup_fraction * num_steps))
+    rising = (step + 1) / warmup_steps
+    falling = (num_steps - step) / max(1, num_steps - warmup_steps)
+    return min(rising, falling, 1.0)
+
+
+class Average:
+    """Exponential moving average of the weights (Polyak & Juditsky 1992), with the short memory of a young run:
+    the decay at step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model's weights after the update at `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        state = model.state_dict()
+        torch._foreach_lerp_(list(self.tensors.values()), [state[name] for name in self.tensors], 1 - decay)

@@ -1,0 +1,120 @@
+"""A run's folder: who may write there, its configuration, its log, its files.
+
+runs/config.json, runs/metrics.csv (a row per log step), runs/ckpts/step-0000000.safetensors …, runs/best.safetensors,
+runs/last/state.safetensors (all that resuming needs).
+"""
+
+import csv
+import fcntl
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from vitpe.config import RunConfig, from_json, to_json
+from vitpe.errors import UsageError, VitpeError
+from vitpe.files import remove_stale_temporaries, write_atomic
+
+METRIC_COLUMNS: Final = (
+    "step",
+    "epoch",
+    "images_seen",
+    "loss",
+    "learning_rate_factor",
+    "valid_accuracy",
+    "valid_mean_average_precision",
+    "images_per_second",
+    "data_wait_share",
+)
+TIMING_COLUMNS: Final = ("images_per_second", "data_wait_share")
+"""What differs between two runs of the same seed; every other column is the same to the last digit."""
+
+
+class RunFolder:
+    """The paths and small files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.csv"
+        self.checkpoints = path / "ckpts"
+        self.best = path / "best.safetensors"
+        self.state = path / "last" / "state.safetensors"
+        self._rows: list[Mapping[str, object]] = []
+
+    def checkpoint(self, step: int) -> Path:
+        """The history's file of that step."""
+        return self.checkpoints / f"step-{step:07d}.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the system frees it when the process ends, however it ends.
+
+        Creates the folder. Raises VitpeError when another process trains there or the folder cannot be written.
+        """
+        try:
+            for folder in (self.path, self.checkpoints, self.state.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise VitpeError(
+                f"cannot write to {self.path}: {error.strerror}", "choose another folder: --run FOLDER"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise VitpeError(
+                    f"another vitpe train is writing to {self.path}",
+                    "wait for it, or choose another folder: --run FOLDER",
+                ) from error
+            for folder in (self.path, self.checkpoints, self.state.parent):
+                remove_stale_temporaries(folder)
+            yield
+
+    def refuse_existing(self) -> None:
+        """UsageError when the folder already holds a run or checkpoints: a new run overwrites nothing."""
+        found = self.config if self.config.exists() else next(self.checkpoints.glob("*.safetensors"), None)
+        if found is not None:
+            raise UsageError(
+                f"{self.path} already holds a run ({found.relative_to(self.path)})",
+                f"continue it with --resume, or choose another folder: --run {self.path}-2",
+            )
+
+    def write_config(self, config: RunConfig) -> None:
+        """As JSON that `read_config` reads back."""
+        write_atomic(self.config, (json.dumps(to_json(config), indent=2) + "\n").encode())
+
+    def read_config(self) -> RunConfig:
+        """What the run was started with; VitpeError when there is none or it is damaged."""
+        try:
+            values = json.loads(self.config.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise VitpeError(f"{self.path} holds no run", "train one first: vitpe train") from error
+        except (OSError, ValueError) as error:
+            raise VitpeError(f"cannot read {self.config}: {error}", "restore it from a copy") from error
+        return from_json(RunConfig, values, self.config)
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Add a row to metrics.csv, which is replaced as a whole: no reader ever sees half a row."""
+        self._rows.append(row)
+        self._write_rows()
+
+    def truncate(self, step: int) -> None:
+        """Forget rows and checkpoints after `step`: the run continues from there and will write them again."""
+        if self.metrics.exists():
+            with self.metrics.open(newline="", encoding="utf-8") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self._write_rows()
+        for path in self.checkpoints.glob("step-*.safetensors"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+
+    def _write_rows(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, METRIC_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomic(self.metrics, text.getvalue().encode())
