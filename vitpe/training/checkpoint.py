@@ -31,6 +31,7 @@ class CheckpointInfo:
 
     attributes: names of the A logits. mean, std: of the pixels / 255, per channel. thresholds: (A,) in [0, 1].
     stored_size: (height, width) that images are fitted to before the centre crop to model.img_size.
+    thresholds_from, calibration: in words, what was fitted on valid after training.
     data_source: what it was trained on. valid: scores on valid at `step`, where they were taken.
     """
 
@@ -46,6 +47,8 @@ class CheckpointInfo:
     data_source: str
     valid: dict[str, float] | None = None
     history_only: bool = False
+    thresholds_from: str = "0.5"
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         num_attributes = len(self.attributes)
