@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from vitpe import __version__
-from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, RunConfig, TrainConfig, preset, with_values
+from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, PRESETS, DataConfig, RunConfig, TrainConfig, preset, with_values
 from vitpe.errors import UsageError, VitpeError
 
 app = typer.Typer(
@@ -176,3 +176,153 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
 def _print_result(values: dict[str, Any], lines: list[str]) -> None:
     """For people on a terminal, JSON on one line in a pipe."""
     print("\n".join(lines) if sys.stdout.isatty() else json.dumps(values))
+
+
+_Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best one).")]
+_Format = Annotated[str | None, typer.Option("--format", help="Default: table on a terminal, else what pipes want.")]
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: _Checkpoint = DEFAULT_RUN,
+    data: _Data = None,
+    labels: _Labels = None,
+    split: Annotated[str, typer.Option(help="train, valid, or test (for the final report only).")] = "valid",
+    device: _Device = None,
+    output: _Format = None,
+    sort: Annotated[str | None, typer.Option(help="Order the attributes by a column, -column turns it.")] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(help="'tune' fits thresholds on valid into the checkpoint, then scores --split test.")
+    ] = None,
+    criterion: Annotated[str, typer.Option(help="What tuning maximises: f1, balanced_accuracy, accuracy.")] = "f1",
+    calibrate: Annotated[
+        str | None, typer.Option(help="Fit 'temperature' or 'platt' on valid into the checkpoint, likewise.")
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(help="A second checkpoint, shown against the first.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also draw a report into this PNG file.")] = None,
+) -> None:
+    """Score a checkpoint, attribute by attribute, against the majority's answer.
+
+    Example: vitpe eval runs --data celeba --sort lift
+    """
+    from vitpe import console
+    from vitpe.device import select_device
+    from vitpe.files import write_atomic
+    from vitpe.scoring import records, run
+
+    kind = _choose_format(output, ("table", "json", "csv"))
+    _one_of("--split", split, ("train", "valid", "test"))
+    _one_of("--thresholds", thresholds, (None, "tune"))
+    path, chosen_device = run.find_checkpoint(checkpoint), select_device(device)
+
+    def answer(path: Path, split: str) -> run.Answers:
+        with console.Counters() as counters:
+            return run.answer(path, split, data, labels, chosen_device, counters.start)
+
+    if thresholds is not None or calibrate is not None:
+        if split == "valid":
+            raise UsageError("what is fitted on valid must not be reported on valid", "report on test: --split test")
+        info = run.fit(answer(path, "valid"), criterion if thresholds else None, calibrate)
+        console.show_note(f"{path}: thresholds {info.thresholds_from}, calibration {info.calibration or 'none'}")
+    if split == "test":
+        console.show_note("test is for the final report: choose models on valid")
+    answers = answer(path, split)
+    if answers.info.data_source == DRAWN_FACES:
+        console.show_note("this model was trained on drawn faces")
+    if compare is not None:
+        second = answer(run.find_checkpoint(compare), split)
+        comparison = run.compare_answers(answers, second)
+        if kind == "json":
+            sys.stdout.write(records.compare_json(comparison, answers.subject(), second.subject()))
+        elif kind == "csv":
+            sys.stdout.write(records.compare_csv(comparison))
+        else:
+            from vitpe.scoring.tables import compare_table
+
+            console.show_table(compare_table(comparison, answers.subject(), second.subject()))
+        return
+    scores = answers.scores()
+    if kind == "json":
+        sys.stdout.write(records.eval_json(scores, answers.subject(), sort))
+    elif kind == "csv":
+        sys.stdout.write(records.eval_csv(scores, sort))
+    else:
+        from vitpe.scoring.tables import eval_table
+
+        console.show_table(eval_table(scores, answers.subject(), sort))
+    if report is not None:
+        from vitpe.scoring.report import report_png
+
+        write_atomic(report, report_png(answers.probs(), answers.labels, scores, answers.subject()))
+
+
+@app.command()
+def predict(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders, glob patterns; '-' reads names from stdin.")
+    ] = None,
+    checkpoint: Annotated[Path, typer.Option(help="A checkpoint, or a run's folder.")] = DEFAULT_RUN,
+    device: _Device = None,
+    output: _Format = None,
+    top: Annotated[int | None, typer.Option(help="List only the K most probable attributes.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Call present at this probability. Default: the model's.")
+    ] = None,
+    attributes: Annotated[str | None, typer.Option(help="List only these: Smiling,Male.")] = None,
+    null: Annotated[bool, typer.Option("-0", "--null", help="Names on stdin end in NUL (find -print0).")] = False,
+    stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Stdin is an image itself.")] = False,
+    align: Annotated[bool, typer.Option("--align", help="Find the face and bring it to CelebA's template.")] = False,
+    save_crops: Annotated[Path | None, typer.Option(help="Folder for what the model saw, as PNG files.")] = None,
+) -> None:
+    """Predict the attributes of images.
+
+    Example: find photos -name '*.jpg' -print0 | vitpe predict -0 - --format jsonl
+    """
+    from vitpe import console
+    from vitpe.device import select_device
+    from vitpe.scoring import predict, records, run
+
+    kind = _choose_format(output, ("table", "jsonl", "json", "csv"))
+    if stdin_image:
+        names = iter([predict.STDIN_IMAGE])
+    elif not files:
+        raise UsageError("no image to predict", "name files or folders, '-' for names on stdin, or --stdin-image")
+    elif files == ["-"]:
+        names = predict.paths_from(sys.stdin.buffer, b"\0" if null else b"\n")
+    else:
+        names = predict.expand_paths(files)
+    path, chosen_device = run.find_checkpoint(checkpoint), select_device(device)
+    predictor = predict.load_predictor(path, chosen_device, attributes, threshold, top)
+    if predictor.info.data_source == DRAWN_FACES:
+        console.show_note("this model was trained on drawn faces: do not trust it on photos")
+    aligner = None
+    if align:
+        from vitpe.data.align import FaceAligner
+
+        aligner = FaceAligner(console.show_note)
+    failures = predict.Failures()
+    predictions = failures.watch(predict.predict_files(predictor, names, aligner, save_crops))
+    if kind == "table":
+        from vitpe.scoring.predict_table import predict_summary, predict_table
+
+        alone = files is None or (len(files) == 1 and Path(files[0]).is_file())
+        for prediction in predictions:
+            console.show_table(predict_table(prediction) if alone else predict_summary(prediction))
+    else:
+        for line in records.prediction_lines(kind, predictions, predictor.attributes):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+    failures.check()
+
+
+def _choose_format(output: str | None, formats: tuple[str, ...]) -> str:
+    """The format asked for; else the table on a terminal and the second, which pipes want, elsewhere."""
+    if output is None:
+        return formats[0] if sys.stdout.isatty() else formats[1]
+    _one_of("--format", output, formats)
+    return output
+
+
+def _one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} {value!r}", f"choose one of {', '.join(filter(None, known))}")

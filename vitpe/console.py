@@ -1,10 +1,9 @@
 """What the commands say beside their result: progress, notes and errors, all on stderr."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -32,17 +31,15 @@ def show_note(text: str) -> None:
     stderr_console().print(f"[dim]{escape(text)}[/]", soft_wrap=True)
 
 
-@contextmanager
-def counting(description: str, total: int) -> Iterator["Counter"]:
-    """A progress bar over `total` things, on a terminal only."""
-    with Counter(description, total) as counter:
-        yield counter
+def show_table(table: RenderableType) -> None:
+    """A result for people, on stdout."""
+    Console(highlight=False).print(table)
 
 
-class Counter:
-    """A progress bar that is called with how many more are done."""
+class Counters:
+    """Progress bars on a terminal, one for each thing that is counted."""
 
-    def __init__(self, description: str, total: int) -> None:
+    def __init__(self) -> None:
         console = stderr_console()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -53,12 +50,13 @@ class Counter:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(description, total=total)
 
-    def __call__(self, count: int) -> None:
-        self._progress.advance(self._task, count)
+    def start(self, description: str, total: int) -> Callable[[int], None]:
+        """A bar over `total` things; call what is returned with how many more are done."""
+        task = self._progress.add_task(description, total=total)
+        return lambda count: self._progress.advance(task, count)
 
-    def __enter__(self) -> "Counter":
+    def __enter__(self) -> "Counters":
         self._progress.start()
         return self
 

@@ -5,22 +5,25 @@ decoded, up to a batch: one file alone is answered at once, many come in full ba
 """
 
 import glob
+import io
 import os
 import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vitpe.data.images import ImageError, center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
+from vitpe.files import write_atomic
 from vitpe.model.vit import VisionTransformer
 from vitpe.scoring.evaluate import predict_logits, sigmoid
 from vitpe.scoring.records import Prediction, predict_record, select_attributes
@@ -70,6 +73,31 @@ class Predictor:
         return center_crop(fit(image, self.info.stored_size), self.info.model.img_size)
 
 
+@dataclass
+class Failures:
+    """Counts the predictions that are errors as they pass, and keeps the first few names."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The same predictions."""
+        for prediction in predictions:
+            if prediction.error is not None:
+                self.count += 1
+                self.first = [*self.first, prediction.file][:3]
+            yield prediction
+
+    def check(self) -> None:
+        """VitpeError when there was any."""
+        if self.count:
+            names = ", ".join(self.first) + (" …" if self.count > len(self.first) else "")
+            raise VitpeError(
+                f"{self.count} image{'s' if self.count > 1 else ''} could not be read: {names}",
+                "each has a record with its error; all others are complete",
+            )
+
+
 def load_predictor(
     checkpoint: Path,
     device: torch.device,
@@ -92,15 +120,23 @@ def load_predictor(
     return Predictor(model.to(device), info, listed, thresholds, device, top)
 
 
-def predict_files(predictor: Predictor, names: Iterable[str], align: Align | None = None) -> Iterator[Prediction]:
-    """A Prediction for each file, in order, as soon as its batch is done; one with an error where it cannot be read."""
+def predict_files(
+    predictor: Predictor, names: Iterable[str], align: Align | None = None, crops: Path | None = None
+) -> Iterator[Prediction]:
+    """A Prediction for each file, in order, as soon as its batch is done; one with an error where it cannot be read.
+
+    crops: a folder that gets what the model sees of each file, as PNG files.
+    """
 
     def load(name: str) -> Tensor:
         try:
             data = sys.stdin.buffer.read() if name is STDIN_IMAGE else Path(name).read_bytes()
         except OSError as error:
             raise ImageError(error.strerror or str(error)) from error
-        return predictor.prepare(data, name, align)
+        image = predictor.prepare(data, name, align)
+        if crops is not None:
+            write_atomic(crops / f"{name.strip('/').replace('/', '_')}.png", _png(image))
+        return image
 
     num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: queue.Queue[tuple[str, Future[Tensor]] | BaseException | None] = queue.Queue(_BATCHES_AHEAD * _MAX_BATCH)
@@ -117,6 +153,8 @@ def predict_files(predictor: Predictor, names: Iterable[str], align: Align | Non
             end = error
         _put(waiting, end, stopped)
 
+    if crops is not None:
+        crops.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(num_threads, thread_name_prefix="vitpe-decode") as pool:
         reader = threading.Thread(target=submit_all, name="vitpe-paths", daemon=True)
         reader.start()
@@ -165,6 +203,12 @@ def _names(parts: list[bytes], separator: bytes) -> Iterator[str]:
         name = part.removesuffix(b"\r") if separator == b"\n" else part
         if name:
             yield os.fsdecode(name)
+
+
+def _png(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _images_below(folder: Path) -> Iterator[str]:

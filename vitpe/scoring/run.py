@@ -35,9 +35,13 @@ class Answers:
     logits: NDArray[np.float64]
     labels: NDArray[np.uint8]
 
+    def probs(self) -> NDArray[np.float64]:
+        """(n, A) in [0, 1]."""
+        return sigmoid(self.logits)
+
     def scores(self) -> Scores:
         """At the checkpoint's thresholds."""
-        return score(sigmoid(self.logits), self.labels, self.info.attributes, np.array(self.info.thresholds))
+        return score(self.probs(), self.labels, self.info.attributes, np.array(self.info.thresholds))
 
     def subject(self) -> Subject:
         """What was scored, in words."""
@@ -132,8 +136,8 @@ def compare_answers(first: Answers, second: Answers) -> Comparison:
             f"{first.path} and {second.path} have different attributes or images", "compare models of the same data"
         )
     return compare(
-        sigmoid(first.logits),
-        sigmoid(second.logits),
+        first.probs(),
+        second.probs(),
         first.labels,
         first.info.attributes,
         np.array(first.info.thresholds),

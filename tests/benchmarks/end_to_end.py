@@ -1,0 +1,129 @@
+"""`vitpe train` against the loop that people write: DataLoader, torchvision transforms, a timm ViT, AdamW.
+
+Same JPEGs, labels, batch, model size, threads, precision and optimizer; each run is a process of its own. What is
+measured is images a second from the first update to the last, imports and set-up aside.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.benchmarks.measure import Row, rows
+
+MODELS = {"ViT-Ti/16": (192, 12, 3, 32), "tiny": (128, 4, 4, 64)}
+"""name → width, depth, heads, batch size"""
+
+
+def measure(celeba: Path, repeats: int = 3, steps: int = 40) -> list[Row]:
+    found = []
+    for name in MODELS:
+        rates: dict[str, list[float]] = {"vitpe": [], "DataLoader + timm": []}
+        for _ in range(repeats):
+            rates["vitpe"].append(_train_vitpe(celeba, name, steps))
+            rates["DataLoader + timm"].append(_train_peer(celeba, name, steps))
+        found += rows(f"end to end, {name}", "images/s", rates)
+    return found
+
+
+def _train_vitpe(celeba: Path, name: str, steps: int) -> float:
+    width, depth, heads, batch = MODELS[name]
+    values = {
+        "model.embed_dim": width,
+        "model.depth": depth,
+        "model.num_heads": heads,
+        "model.global_pool": '"token"',
+        "model.drop_path_rate": 0.0,
+        "train.muon_lr": "null",  # AdamW for all, like the peer
+        "train.num_evals": 1,
+        "train.num_checkpoints": 2,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "vitpe", "train", "--data", str(celeba), "--run", str(run)]
+        command += ["--steps", str(steps), "--batch-size", str(batch), "--num-valid", "8"]
+        for key, value in values.items():
+            command += ["--set", f"{key}={value}"]
+        subprocess.run(command, check=True, capture_output=True)
+        with (run / "metrics.csv").open() as file:
+            speeds = [float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]]
+    return len(speeds) / sum(1 / speed for speed in speeds)
+
+
+def _train_peer(celeba: Path, name: str, steps: int) -> float:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.end_to_end", str(celeba), name, str(steps)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout)["images_per_second"])
+
+
+def peer(celeba: Path, name: str, steps: int) -> float:
+    """The usual loop over unpacked JPEGs with as many workers as cores; images a second."""
+    import os
+
+    import timm
+    import torch
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision.transforms import v2
+
+    from vitpe.config import CELEBA_MEAN, CELEBA_STD
+    from vitpe.data.celeba import find_celeba, read_celeba
+
+    width, depth, heads, batch = MODELS[name]
+    samples = read_celeba(celeba, "train")
+    files = find_celeba(celeba).files
+    transform = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomCrop((208, 176)),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(CELEBA_MEAN, CELEBA_STD),
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        count = min(len(samples.names), (steps + 1) * batch)
+        prefix = "img_align_celeba/" if files.path.suffix == ".zip" else ""
+        for file_name in samples.names[:count]:
+            (Path(folder) / file_name).write_bytes(files.read(prefix + file_name))
+
+        class Faces(Dataset):
+            def __len__(self) -> int:
+                return count
+
+            def __getitem__(self, i: int):
+                image = Image.open(Path(folder) / samples.names[i]).convert("RGB")
+                return transform(image), torch.from_numpy(samples.labels[i]).float()
+
+        loader = DataLoader(Faces(), batch, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1)
+        model = timm.models.VisionTransformer(
+            img_size=(208, 176), patch_size=16, embed_dim=width, depth=depth, num_heads=heads, num_classes=40
+        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+        loss_of = torch.nn.BCEWithLogitsLoss()
+        began = None
+        done = 0
+        for images, labels in loader:
+            if began is None:
+                began = time.perf_counter()
+            loss = loss_of(model(images), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            done += 1
+            if done == steps:
+                break
+        return done * batch / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("celeba", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("steps", type=int)
+    arguments = parser.parse_args()
+    print(json.dumps({"images_per_second": peer(arguments.celeba, arguments.model, arguments.steps)}))
