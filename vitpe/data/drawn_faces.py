@@ -1,0 +1,121 @@
+"""The embedded default data: faces drawn from 40 attributes, for whoever has no CelebA at hand.
+
+Nothing is stored: portrait i of a split follows from (seed, split, i), whoever draws it and in whatever batch.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitpe.data.celeba import ATTRIBUTES
+from vitpe.data.face_attributes import draw_attributes, uniforms
+from vitpe.data.face_canvas import HEIGHT, NUM_NUISANCES, WIDTH
+from vitpe.data.face_painting import paint_faces
+from vitpe.errors import VitpeError
+from vitpe.files import write_atomic
+
+_SPLIT_SIZE: Final = 2**40
+_SPLIT_STARTS: Final = {"train": 0, "valid": _SPLIT_SIZE, "test": 2 * _SPLIT_SIZE}
+"""Each split draws from a range of indices of its own."""
+_LABELS, _LABEL_NOISE, _NUISANCE = range(3)
+"""Streams of random numbers, so that more of one leaves the others alone."""
+_JPEG_QUALITY: Final = 92
+
+
+class DrawnFaces:
+    """One split of drawn faces, a `Samples`. The first n portraits of a split do not depend on num_samples."""
+
+    source: Final = "drawn_faces"
+    attributes: Final = ATTRIBUTES
+    stored_size: Final = (HEIGHT, WIDTH)
+
+    def __init__(self, split: str, num_samples: int, seed: int = 0) -> None:
+        """split: "train", "valid" or "test". Raises VitpeError unless num_samples is from 1 to 2^40."""
+        if not 1 <= num_samples <= _SPLIT_SIZE:
+            raise VitpeError(f"{num_samples} drawn faces were asked for", f"ask for 1 to {_SPLIT_SIZE}")
+        self._seed = seed
+        self._indices = _SPLIT_STARTS[split] + np.arange(num_samples)
+        self.names: Sequence[str] = [f"{split}-{i:06d}" for i in range(num_samples)]
+        size = len(ATTRIBUTES)
+        self.labels: NDArray[np.uint8]
+        self.labels, self._seen = draw_attributes(
+            uniforms(seed, _LABELS, self._indices, size), uniforms(seed, _LABEL_NOISE, self._indices, 2 * size)
+        )
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """(len(indices), 3, 218, 178) RGB portraits, drawn now. May be called from several threads at once."""
+        rows = np.asarray(indices, dtype=np.int64)
+        nuisance = uniforms(self._seed, _NUISANCE, self._indices[rows], NUM_NUISANCES)
+        return paint_faces(self._seen[rows], nuisance)
+
+
+def contact_sheet(num_rows: int, num_cols: int, seed: int) -> NDArray[np.uint8]:
+    """(num_rows · 218, num_cols · 178, 3) RGB: the first portraits of the training split, row by row."""
+    faces = DrawnFaces("train", num_rows * num_cols, seed)
+    portraits = faces.read(range(num_rows * num_cols)).reshape(num_rows, num_cols, 3, HEIGHT, WIDTH)
+    return portraits.transpose(0, 3, 1, 4, 2).reshape(num_rows * HEIGHT, num_cols * WIDTH, 3)
+
+
+def write_celeba_folder(
+    folder: Path, num_train: int, num_valid: int, num_test: int, seed: int = 0, zipped: bool = False
+) -> None:
+    """Write drawn faces as CelebA is published, the lists last.
+
+    img_align_celeba/000001.jpg … (or img_align_celeba.zip), list_attr_celeba.txt and list_eval_partition.txt. Train
+    comes first, then valid, then test, each as `DrawnFaces(split, n, seed)` has it; a split may have none.
+    Raises VitpeError when `folder` already holds something or cannot be written.
+    """
+    _claim_folder(folder)
+    splits = {"train": num_train, "valid": num_valid, "test": num_test}
+    faces = [DrawnFaces(split, num, seed) for split, num in splits.items() if num > 0]
+    codes = [code for code, num in enumerate(splits.values()) for _ in range(num)]
+    names = [f"{number:06d}.jpg" for number in range(1, len(codes) + 1)]
+    encoded = zip(names, _encoded(faces), strict=True)
+    if zipped:
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as members:
+            for name, data in encoded:
+                members.writestr(f"img_align_celeba/{name}", data)
+        write_atomic(folder / "img_align_celeba.zip", archive.getvalue())
+    else:
+        (folder / "img_align_celeba").mkdir()
+        for name, data in encoded:
+            write_atomic(folder / "img_align_celeba" / name, data)
+    labels = np.concatenate([part.labels for part in faces]) if faces else np.empty((0, len(ATTRIBUTES)), np.uint8)
+    signs = [" ".join(" 1" if label else "-1" for label in row) for row in labels]
+    attribute_rows = [f"{name} {row}" for name, row in zip(names, signs, strict=True)]
+    attribute_lines = [str(len(names)), " ".join(ATTRIBUTES) + " ", *attribute_rows]
+    partition_lines = [f"{name} {code}" for name, code in zip(names, codes, strict=True)]
+    write_atomic(folder / "list_eval_partition.txt", _text(partition_lines))
+    write_atomic(folder / "list_attr_celeba.txt", _text(attribute_lines))
+
+
+def _claim_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise VitpeError(f"cannot write to {folder}: {error.strerror}", "choose another folder") from error
+    if occupied:
+        raise VitpeError(f"{folder} is not empty", "choose a new folder: nothing is overwritten")
+
+
+def _text(lines: list[str]) -> bytes:
+    """CelebA's published lists end their lines with CR LF."""
+    return "".join(f"{line}\r\n" for line in lines).encode()
+
+
+def _encoded(parts: list[DrawnFaces]) -> Iterator[bytes]:
+    """Every portrait of `parts` in turn, as a JPEG file's bytes."""
+    for faces in parts:
+        for start in range(0, len(faces.names), 64):
+            for pixels in faces.read(range(start, min(start + 64, len(faces.names)))):
+                file = io.BytesIO()
+                Image.fromarray(pixels.transpose(1, 2, 0)).save(file, "JPEG", quality=_JPEG_QUALITY)
+                yield file.getvalue()
