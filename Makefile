@@ -14,9 +14,14 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $(STAMP)
 
-# Train on faces drawn by vitpe, score, predict one of them, and draw the position embeddings.
+# Train on faces drawn by vitpe, score, predict one that it has not seen, and draw the position embeddings.
+DEMO := runs/demo
 demo: $(STAMP)
-	$(BIN)/python -m vitpe demo
+	$(BIN)/vitpe train --run $(DEMO) --resume
+	$(BIN)/vitpe eval $(DEMO)
+	@test -d $(DEMO)/faces || $(BIN)/vitpe draw $(DEMO)/faces --num-test 8
+	$(BIN)/vitpe predict $(DEMO)/faces/img_align_celeba/000001.jpg --checkpoint $(DEMO)
+	$(BIN)/vitpe viz-pe $(DEMO)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -315,6 +315,44 @@ def predict(
     failures.check()
 
 
+@app.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(help="A new folder, in CelebA's layout.")],
+    num_train: Annotated[int, typer.Option(help="Faces of the train split.")] = 0,
+    num_valid: Annotated[int, typer.Option(help="Faces of the valid split.")] = 0,
+    num_test: Annotated[int, typer.Option(help="Faces of the test split.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the faces; 0 draws those that train draws.")] = 0,
+    zipped: Annotated[bool, typer.Option("--zip", help="Images in one zip archive, as CelebA is published.")] = False,
+) -> None:
+    """Draw faces into a folder, with label files in CelebA's format.
+
+    Example: vitpe draw faces --num-test 8
+    """
+    from vitpe.data.drawn_faces import write_celeba_folder
+
+    write_celeba_folder(folder, num_train, num_valid, num_test, seed, zipped)
+    faces = num_train + num_valid + num_test
+    _print_result({"folder": str(folder), "faces": faces}, [f"{faces} faces in {folder}"])
+
+
+@app.command()
+def export(
+    checkpoint: _Checkpoint = DEFAULT_RUN,
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("vitpe.onnx"),
+) -> None:
+    """Write a checkpoint as ONNX: uint8 images in, probabilities out, preprocessing inside.
+
+    Example: vitpe export runs --out faces.onnx
+    """
+    from vitpe.export import export_onnx
+    from vitpe.scoring.run import find_checkpoint
+    from vitpe.training.checkpoint import load_checkpoint
+
+    model, info = load_checkpoint(find_checkpoint(checkpoint))
+    export_onnx(model, out, attributes=info.attributes, mean=info.mean, std=info.std, thresholds=info.thresholds)
+    _print_result({"onnx": str(out)}, [str(out)])
+
+
 def _choose_format(output: str | None, formats: tuple[str, ...]) -> str:
     """The format asked for; else the table on a terminal and the second, which pipes want, elsewhere."""
     if output is None:
