@@ -9,15 +9,17 @@ from vitpe.errors import VitpeError
 TEMPORARY_SUFFIX = ".partial"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash at any moment leaves the old file or the new one, never a part.
+def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
+    """Write `parts` to `path` so that a crash at any moment leaves the old file or the new one, never half of one.
 
-    Raises VitpeError when the folder is missing, read-only or full; the old file is then untouched.
+    The parts follow each other without a gap. When it returns, the new file survives a power loss too. Raises VitpeError when the folder is missing, read-only
+    or full; the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -28,6 +30,14 @@ def write_atomic(path: Path, data: bytes) -> None:
             f"cannot write {path}: {error.strerror or error}",
             hint="free some space, check the folder's permissions, or choose another folder",
         ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, where they are missing, so that they survive a power loss; OSError if not."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
 
 
 def remove_stale_temporaries(folder: Path) -> int:

@@ -1,13 +1,17 @@
 """What goes on beside the training loop: writing files in a thread, and listening for signals."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from vitpe.errors import VitpeError
+
+_SAME_WISH_SECONDS: Final = 1.0
+"""torchrun passes a Ctrl-C on to workers that the terminal has told already: within this time the two are one."""
 
 
 class Writer:
@@ -16,6 +20,11 @@ class Writer:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="vitpe-writer")
         self._last: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether `submit` would have to wait."""
+        return self._last is not None and not self._last.done()
 
     def submit(self, write: Callable[..., None], *args: Any) -> None:
         """Queue write(*args); waits for the one before, so that at most one snapshot is held in memory."""
@@ -37,34 +46,42 @@ class Writer:
 
 
 class Interrupted(VitpeError):
-    """The run was asked to stop, and has saved all: exit code 130 after Ctrl-C, 143 after SIGTERM."""
+    """The run was asked to stop: exit code 130 after Ctrl-C, 143 after SIGTERM. step: the last one saved."""
 
-    def __init__(self, signal_number: int, step: int, resume_command: str) -> None:
+    def __init__(self, signal_number: int, step: int | None, hint: str) -> None:
         name = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
-        super().__init__(
-            f"stopped by {name} after step {step}; everything is saved",
-            f"continue with: {resume_command}",
-            exit_code=128 + signal_number,
-        )
+        when = "before training began" if step is None else f"after step {step}; everything is saved"
+        super().__init__(f"stopped by {name} {when}", hint, exit_code=128 + signal_number)
 
 
 class StopRequest:
-    """Holds the number of the first signal that asked to stop, None before."""
+    """signal_number: of the first signal that asked to stop, None before."""
 
-    signal_number: int | None = None
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._deferring = False
+        self._asked_at = 0.0
+
+    def defer(self) -> None:
+        """From now on the first signal only sets `signal_number`, so that a step can be finished and saved."""
+        self._deferring = True
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        first = self.signal_number is None
+        if first:
+            self.signal_number, self._asked_at = number, time.monotonic()
+        if not self._deferring:
+            raise Interrupted(number, None, "nothing is lost: give the same command again")
+        if not first and number == signal.SIGINT and time.monotonic() - self._asked_at > _SAME_WISH_SECONDS:
+            raise KeyboardInterrupt
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Within, Ctrl-C and SIGTERM only set the request; a second Ctrl-C interrupts at once."""
+    """Within, Ctrl-C and SIGTERM raise Interrupted; once deferred, only a second Ctrl-C stops at once."""
     request = StopRequest()
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if request.signal_number is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.signal_number = number
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request
     finally:

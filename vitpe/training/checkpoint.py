@@ -5,6 +5,7 @@ need (`pos_embed` and the patch projection).
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitpe.config import ModelConfig, from_json, to_json
+from vitpe.data.images import MAX_PIXELS
 from vitpe.errors import VitpeError
 from vitpe.files import write_atomic
 from vitpe.model.vit import VisionTransformer
 
 FORMAT_VERSION: Final = 1
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
+_DAMAGED: Final = "the file is damaged or of another model"
 _PICKLE_SUFFIXES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -57,6 +60,17 @@ class CheckpointInfo:
                 f"{num_attributes} attributes, {len(self.thresholds)} thresholds and {self.model.num_classes} classes",
                 "the three must be equal",
             )
+        if not len(self.mean) == len(self.std) == self.model.in_chans or not all(map(math.isfinite, self.mean)):
+            raise VitpeError(f"mean is {self.mean}", f"expected {self.model.in_chans} numbers, as in std")
+        if not all(0 < value < math.inf for value in self.std):
+            raise VitpeError(f"std is {self.std}", "every value must be above 0")
+        if not all(0 <= value <= 1 for value in self.thresholds):
+            raise VitpeError(f"thresholds are {self.thresholds}", "every value must lie in [0, 1]")
+        fits = all(stored >= side for stored, side in zip(self.stored_size, self.model.img_size, strict=True))
+        if not fits or math.prod(self.stored_size) > MAX_PIXELS:
+            raise VitpeError(f"stored_size is {self.stored_size}", f"it must hold img_size {self.model.img_size}")
+        if min(self.step, self.images_seen) < 0:
+            raise VitpeError(f"step is {self.step}, images_seen {self.images_seen}", "neither can be negative")
 
     def to_metadata(self) -> dict[str, str]:
         """As safetensors metadata; "format" is what Hugging Face's loaders ask for."""
@@ -65,14 +79,32 @@ class CheckpointInfo:
             "grid_size": list(self.model.grid_size),
             **to_json(self),
         }
-        return {"format": "pt", "vitpe": json.dumps(values)}
+        return {"format": "pt", "vitpe": json.dumps(values, allow_nan=False)}
 
 
 def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], info: CheckpointInfo) -> None:
-    """Write `path` whole or not at all; with info.history_only just the tensors of HISTORY_KEYS."""
+    """Write `path` whole or not at all; with info.history_only just the tensors of HISTORY_KEYS.
+
+    Raises VitpeError, with `path` untouched, when it cannot be written or a tensor is not finite.
+    """
     kept = {key: state_dict[key] for key in HISTORY_KEYS} if info.history_only else state_dict
-    tensors = {key: value.detach().cpu().contiguous() for key, value in kept.items()}
-    write_atomic(path, safetensors.torch.save(tensors, metadata=info.to_metadata()))
+    write_tensors(path, kept, info.to_metadata())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all; equal tensors and metadata always give equal bytes.
+
+    (safetensors.torch.save puts the metadata in a random order.) Raises VitpeError, with `path` untouched, when it
+    cannot be written or a tensor is not finite.
+    """
+    check_finite(tensors, path)
+    plain = memoryview(
+        safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    )
+    end = 8 + int.from_bytes(plain[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(bytes(plain[8:end]))}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # as the library does, so that the tensors stay aligned
+    write_atomic(path, len(header).to_bytes(8, "little"), header, plain[end:])
 
 
 def read_info(path: Path) -> CheckpointInfo:
@@ -91,29 +123,57 @@ def load_checkpoint(path: Path) -> tuple[VisionTransformer, CheckpointInfo]:
         raise VitpeError(
             f"{path} holds position embeddings only, no whole model", "use best.safetensors of the same run"
         )
-    model = VisionTransformer(info.model)
     tensors = read_tensors(path)
+    _check_claims(info.model, tensors, path)
+    with torch.device("meta"):
+        model = VisionTransformer(info.model)
     check_tensors(tensors, model.state_dict(), path)
-    model.load_state_dict(tensors)
+    check_finite(tensors, path)
+    model.to_empty(device="cpu").load_state_dict(tensors)
     return model.eval(), info
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Raise VitpeError naming the first tensor that does not fit `expected` or is not finite."""
-    hint = "the file is damaged or of another model"
-    for name in expected.keys() - tensors.keys():
-        raise VitpeError(f"{path}: tensor {name} is missing", hint)
-    for name in tensors.keys() - expected.keys():
-        raise VitpeError(f"{path}: tensor {name} is not part of the model", hint)
+    """Raise VitpeError naming the first tensor that is missing, surplus, or of another shape or type."""
+    for name in expected:
+        if name not in tensors:
+            raise VitpeError(f"{path}: tensor {name} is missing", _DAMAGED)
     for name, tensor in tensors.items():
+        if name not in expected:
+            raise VitpeError(f"{path}: tensor {name!r} is not part of the model", _DAMAGED)
         want = expected[name]
         if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            raise VitpeError(
-                f"{path}: tensor {name} is {_describe(tensor)}, expected {_describe(want)}",
-                hint,
-            )
+            raise VitpeError(f"{path}: tensor {name} is {_describe(tensor)}, expected {_describe(want)}", _DAMAGED)
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise VitpeError naming the first tensor that has infinities or NaN."""
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise VitpeError(f"{path}: tensor {name} has values that are not finite", "training diverged, or damage")
+            raise VitpeError(
+                f"{path}: tensor {name} has values that are not finite",
+                "training diverged (lower the learning rate: --set train.adamw_lr=…), or the file is damaged",
+            )
+
+
+def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Hold the sizes that the metadata claims against the tensors before anything is built from them: a damaged number
+    could ask for more memory than there is.
+    """
+    hidden = model.embed_dim * model.mlp_ratio
+    claims = {
+        "pos_embed": (1, 1 + model.num_patches, model.embed_dim),
+        "patch_embed.proj.weight": (model.embed_dim, model.in_chans, model.patch_size, model.patch_size),
+        f"blocks.{model.depth - 1}.mlp.fc1.weight": (round(hidden) if math.isfinite(hidden) else 0, model.embed_dim),
+        "head.weight": (model.num_classes, model.embed_dim),
+    }
+    for name, shape in claims.items():
+        if name not in tensors or model.depth > len(tensors):
+            raise VitpeError(f"{path}: tensor {name} is missing", _DAMAGED)
+        if tensors[name].shape != shape:
+            raise VitpeError(
+                f"{path}: tensor {name} is {_describe(tensors[name])}, its metadata says {shape}", _DAMAGED
+            )
 
 
 def load_foreign(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
@@ -152,12 +212,22 @@ def parse_info(metadata: Mapping[str, str], path: Path) -> CheckpointInfo:
     try:
         values: dict[str, Any] = json.loads(metadata["vitpe"])
         version = values.pop("format_version")
-        values.pop("grid_size")  # for readers without our model; it follows from the model
+        grid_size = values.pop("grid_size")  # for readers without our model
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise VitpeError(f"{path}: its metadata is damaged ({error})", "restore it from a copy") from error
+        raise _damaged_metadata(path, error) from error
     if version != FORMAT_VERSION:
-        raise VitpeError(f"{path} has format version {version}, not {FORMAT_VERSION}", "use the vitpe that wrote it")
-    return from_json(CheckpointInfo, values, path)
+        raise VitpeError(f"{path} has format version {version!r}, not {FORMAT_VERSION}", "use the vitpe that wrote it")
+    try:
+        info = from_json(CheckpointInfo, values, "vitpe")
+    except (VitpeError, OverflowError) as error:
+        raise _damaged_metadata(path, error) from error
+    if grid_size != list(info.model.grid_size):
+        raise _damaged_metadata(path, f"grid_size {grid_size!r} where the model has {list(info.model.grid_size)}")
+    return info
+
+
+def _damaged_metadata(path: Path, reason: object) -> VitpeError:
+    return VitpeError(f"{path}: its metadata is damaged ({reason})", "restore it from a copy, or train again")
 
 
 def _describe(tensor: Tensor) -> str:

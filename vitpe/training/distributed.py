@@ -45,10 +45,9 @@ class Workers:
         dist.all_reduce(shared, dist.ReduceOp.MAX, group=_host_group())
         return int(shared)
 
-    def barrier(self) -> None:
-        """Wait for all workers."""
-        if self.world_size > 1:
-            dist.barrier(group=_host_group())
+    def agree(self, value: int) -> bool:
+        """Whether all workers have the same value."""
+        return self.highest(value) == -self.highest(-value)
 
 
 _groups: dict[str, Any] = {}

@@ -35,6 +35,16 @@ class Optimizers:
             for name, value in state.items()
         }
 
+    def expected_state(self) -> dict[str, Tensor]:
+        """The keys, shapes and types that `state_tensors` gives after the first update; values mean nothing."""
+        expected: dict[str, Tensor] = {}
+        for m, optimizer in enumerate(self.members):
+            names = ("momentum_buffer",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for p, parameter in enumerate(parameters):
+                expected |= {f"{m}.{p}.{n}": torch.zeros(()) if n == "step" else parameter.detach() for n in names}
+        return expected
+
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `state_tensors` gave."""
         for m, optimizer in enumerate(self.members):

@@ -1,9 +1,10 @@
 """Configuration → run folder: opens data, model and folder, and lets the loop run."""
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,18 +13,19 @@ import torch
 from vitpe.config import RunConfig, differences
 from vitpe.data.batches import Batches
 from vitpe.data.celeba import NUM_PUBLISHED
+from vitpe.data.file_samples import FileSamples
 from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.model.weights import convert_state_dict
-from vitpe.training.background import stop_signals
+from vitpe.training.background import Interrupted, stop_signals
 from vitpe.training.checkpoint import CheckpointInfo, load_foreign
-from vitpe.training.distributed import Workers, joined, num_workers
+from vitpe.training.distributed import Workers, joined
 from vitpe.training.loop import Plan, Reporter, Trainer
 from vitpe.training.run_folder import RunFolder
-from vitpe.training.state import load_state
+from vitpe.training.state import load_state, save_state
 
 MAY_CHANGE: Final = frozenset(
     {
@@ -37,6 +39,7 @@ MAY_CHANGE: Final = frozenset(
     }
 )
 """What a resumed run may do differently; anything else would make it another run."""
+_PATHS: Final = frozenset({"data.data", "data.labels"})
 _HISTORY_LIMIT_BYTES: Final = 1 << 30
 _VALID_BATCH_SIZE: Final = 128
 
@@ -63,35 +66,64 @@ def train(
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
+    resume: continue the run in `folder`; where there is none, one is started.
     init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from.
     command: what a user types to resume, less --resume; stands in the note of an interrupted run.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
     run = RunFolder(folder)
-    if not resume:
+    resuming = resume and run.exists
+    if resuming:
+        check_resumable(run.read_config(), config)
+    else:
         run.refuse_existing()
+        if resume:
+            reporter.note(f"{run.path} holds no run to resume: starting one")
     splits = [open_samples(config.data, split, config.model.img_size) for split in ("train", "valid")]
-    config = replace(config, model=replace(config.model, num_classes=len(splits[0].attributes)))
-    with stop_signals() as stop, joined(device) as workers:
-        if config.train.batch_size % workers.world_size:
-            raise UsageError(
-                f"batch size {config.train.batch_size} cannot be shared by {workers.world_size} workers",
-                "choose a multiple of the number of workers: --batch-size",
-            )
-        with run.locked() if workers.is_first else nullcontext():
-            trainer = _prepare(config, run, device, reporter, workers, splits, resume, init)
-            trainer.run(stop, f"{command} --resume")
-    return TrainResult(run.path, trainer.step, trainer.last_scores, trainer.best_score)
+    with (
+        stop_signals() as stop,
+        joined(device) as workers,
+        _speaking_once(workers),
+        run.locked() if workers.is_first else nullcontext(),
+    ):
+        if workers.is_first and not resuming:
+            run.refuse_existing()  # one may have come since
+        trainer = _prepare(config, run, device, reporter, workers, splits, resuming, init)
+        if not trainer.finished:
+            train_batches, valid_batches = _open_batches(config, trainer, splits, device, reporter, workers)
+            again = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
+            trainer.run(train_batches, valid_batches, stop, f"continue with: {again}")
+    return TrainResult(run.path, trainer.step, trainer.progress.scores, trainer.progress.best_score)
+
+
+@contextmanager
+def _speaking_once(workers: Workers) -> Iterator[None]:
+    """When all workers are interrupted, the first tells so and the others leave silently."""
+    try:
+        yield
+    except Interrupted as error:
+        if workers.is_first:
+            raise
+        raise SystemExit(error.exit_code) from error
 
 
 def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
-    """UsageError naming what differs, unless it is in MAY_CHANGE."""
-    refused = [d for d in differences(stored, wanted) if d.key not in MAY_CHANGE]
+    """UsageError naming what differs, unless it is in MAY_CHANGE or two spellings of one path."""
+    wanted = replace(wanted, model=replace(wanted.model, num_classes=stored.model.num_classes))  # the data decides it
+    refused = [
+        d
+        for d in differences(stored, wanted)
+        if d.key not in MAY_CHANGE and not (d.key in _PATHS and _is_same_path(d.old, d.new))
+    ]
     if refused:
         raise UsageError(
             "cannot resume with " + "; ".join(f"{d.key} {d.new!r} where the run has {d.old!r}" for d in refused),
             "resume without these options, or start another run: --run FOLDER",
         )
+
+
+def _is_same_path(a: str | None, b: str | None) -> bool:
+    return a is not None and b is not None and Path(a).resolve() == Path(b).resolve()
 
 
 def _prepare(
@@ -101,62 +133,93 @@ def _prepare(
     reporter: Reporter,
     workers: Workers,
     splits: list[Samples],
-    resume: bool,
+    resuming: bool,
     init: Path | None,
 ) -> Trainer:
+    """The trainer at the step it goes on from, with a folder that can be resumed from there."""
     samples, valid_samples = splits
     if valid_samples.attributes != samples.attributes:
         raise VitpeError("the train and valid splits have different attributes", "use one table of labels for both")
     _describe_data(samples, valid_samples, reporter)
+    plan = Plan.of(config.train, len(samples.names))
+    if plan.batch_size % workers.world_size:
+        raise UsageError(
+            f"batch size {plan.batch_size} cannot be shared by {workers.world_size} workers",
+            "choose a multiple of the number of workers: --batch-size",
+        )
+    config = replace(config, model=replace(config.model, num_classes=len(samples.attributes)))
     torch.manual_seed(config.train.seed)
     model = VisionTransformer(config.model)
-    if init is not None and not resume:
-        tensors, grid = load_foreign(init)
-        converted = convert_state_dict(tensors, config.model, grid)
-        model.load_state_dict(converted.state_dict, strict=False)
-        for note in (f"starting from {init} ({converted.origin})", *converted.notes):
-            reporter.note(note)
-    train_batches, valid_batches = (
-        Batches(
-            split,
-            crop_size=config.model.img_size,
-            batch_size=config.train.batch_size if training else _VALID_BATCH_SIZE,
-            device=device,
-            store=config.data.store,
-            training=training,
-            flip=config.data.flip,
-            seed=config.train.seed,
-            rank=workers.rank if training else 0,
-            world_size=workers.world_size if training else 1,
-            on_progress=reporter.prepared,
-        )
-        for split, training in ((samples, True), (valid_samples, False))
-    )
+    if init is not None and not resuming:
+        _initialize(model, init, reporter)
     config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
-    reporter.note(
-        f"{config.preset}: {num_parameters(model) / 1e6:.1f} M parameters on {describe_device(device)}"
-        f"{f', {num_workers()} workers' if num_workers() > 1 else ''}; images {_where(train_batches.store, device)}"
-    )
-    trainer = Trainer(
-        config,
-        model,
-        _info(config, samples),
-        train_batches,
-        valid_batches,
-        run,
-        device,
-        workers,
-        reporter,
-        _fingerprint(samples),
-    )
-    _report_history(config, model, trainer.plan, reporter)
-    if resume and run.state.exists():
-        trainer.restore(load_state(run.state))
-        reporter.note(f"resuming {run.path} after step {trainer.step} of {trainer.plan.num_steps}")
-    if workers.is_first:
-        run.write_config(config)
-        run.truncate(trainer.step if trainer.step else -1)
+    shared = f", {workers.world_size} workers" if workers.world_size > 1 else ""
+    size = f"{num_parameters(model) / 1e6:.1f} M parameters"
+    reporter.note(f"model: {config.preset}, {size}, on {describe_device(device)}{shared}")
+    fingerprint = _fingerprint(splits)
+    info = _info(config, samples)
+    trainer = Trainer(config.train, model, info, plan, run, device, workers, reporter, fingerprint)
+    if resuming:
+        _resume(trainer, run, workers, reporter)
+    if not trainer.finished:
+        _report_history(config, model, plan, reporter)
+        if workers.is_first:
+            if not resuming:
+                save_state(run.state, trainer.state())  # before config.json, which makes it a run to resume
+            run.write_config(config)
+            run.truncate(trainer.step)
     return trainer
+
+
+def _initialize(model: VisionTransformer, init: Path, reporter: Reporter) -> None:
+    tensors, grid = load_foreign(init)
+    converted = convert_state_dict(tensors, model.config, grid)
+    model.load_state_dict(converted.state_dict, strict=False)
+    for note in (f"starting from {init} ({converted.origin})", *converted.notes):
+        reporter.note(note)
+
+
+def _resume(trainer: Trainer, run: RunFolder, workers: Workers, reporter: Reporter) -> None:
+    trainer.restore(load_state(run.state))
+    num_steps = trainer.plan.num_steps
+    if not workers.agree(trainer.step):
+        raise VitpeError(f"the workers find different states in {run.path}", "use a folder that all of them share")
+    if trainer.step > num_steps:
+        raise UsageError(f"the run has done {trainer.step} steps, more than {num_steps}", "resume with more --steps")
+    if workers.is_first:
+        trainer.complete_best()
+    done = "is finished" if trainer.finished else "goes on"
+    reporter.note(f"the run in {run.path} {done} after step {trainer.step} of {num_steps}")
+
+
+def _open_batches(
+    config: RunConfig,
+    trainer: Trainer,
+    splits: list[Samples],
+    device: torch.device,
+    reporter: Reporter,
+    workers: Workers,
+) -> tuple[Batches, Batches | None]:
+    """For training, and for scoring, which only the first worker does."""
+    batches = partial(
+        Batches,
+        crop_size=config.model.img_size,
+        device=device,
+        store=config.data.store,
+        seed=config.train.seed,
+        on_progress=reporter.prepared,
+    )
+    train_batches = batches(
+        splits[0],
+        batch_size=trainer.plan.batch_size,
+        training=True,
+        flip=config.data.flip,
+        rank=workers.rank,
+        world_size=workers.world_size,
+    )
+    valid_batches = batches(splits[1], batch_size=_VALID_BATCH_SIZE) if workers.is_first else None
+    reporter.note(f"images: {_where(train_batches.store, device)}")
+    return train_batches, valid_batches
 
 
 def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
@@ -184,10 +247,14 @@ def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
         reporter.note(f"data: {counts}, {len(train.attributes)} attributes")
 
 
-def _fingerprint(samples: Samples) -> str:
-    """Changes with the names and labels of the training images."""
-    digest = hashlib.sha256("\n".join((samples.source, *samples.attributes, *samples.names)).encode())
-    digest.update(samples.labels.tobytes())
+def _fingerprint(splits: list[Samples]) -> str:
+    """Changes with the names, the labels and, where they are files, the bytes of the images of all splits."""
+    digest = hashlib.sha256()
+    for samples in splits:
+        digest.update("\n".join((samples.source, *samples.attributes, *samples.names, "")).encode())
+        digest.update(samples.labels.tobytes())
+        if isinstance(samples, FileSamples):
+            digest.update(str(samples.num_encoded_bytes()).encode())
     return digest.hexdigest()
 
 

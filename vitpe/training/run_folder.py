@@ -15,7 +15,7 @@ from typing import Final
 
 from vitpe.config import RunConfig, from_json, to_json
 from vitpe.errors import UsageError, VitpeError
-from vitpe.files import remove_stale_temporaries, write_atomic
+from vitpe.files import make_folder, remove_stale_temporaries, write_atomic
 
 METRIC_COLUMNS: Final = (
     "step",
@@ -56,7 +56,7 @@ class RunFolder:
         """
         try:
             for folder in (self.path, self.checkpoints, self.state.parent):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
             lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise VitpeError(
@@ -70,17 +70,28 @@ class RunFolder:
                     f"another vitpe train is writing to {self.path}",
                     "wait for it, or choose another folder: --run FOLDER",
                 ) from error
+            except OSError as error:
+                raise VitpeError(
+                    f"cannot lock {self.path}: {error.strerror}", "choose a folder on another file system: --run FOLDER"
+                ) from error
             for folder in (self.path, self.checkpoints, self.state.parent):
                 remove_stale_temporaries(folder)
             yield
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run that can be resumed: config.json is written once all that it takes is on disk."""
+        return self.config.exists()
+
     def refuse_existing(self) -> None:
-        """UsageError when the folder already holds a run or checkpoints: a new run overwrites nothing."""
-        found = self.config if self.config.exists() else next(self.checkpoints.glob("*.safetensors"), None)
+        """UsageError when the folder already holds a run or parts of one: a new run overwrites nothing."""
+        single = (path for path in (self.config, self.metrics, self.best) if path.exists())
+        found = next(single, None) or next(self.checkpoints.glob("*.safetensors"), None)
         if found is not None:
+            another = f"choose another folder: --run {self.path}-2"
             raise UsageError(
                 f"{self.path} already holds a run ({found.relative_to(self.path)})",
-                f"continue it with --resume, or choose another folder: --run {self.path}-2",
+                f"continue it with --resume, or {another}" if self.exists else another,
             )
 
     def write_config(self, config: RunConfig) -> None:
@@ -103,14 +114,35 @@ class RunFolder:
         self._write_rows()
 
     def truncate(self, step: int) -> None:
-        """Forget rows and checkpoints after `step`: the run continues from there and will write them again."""
-        if self.metrics.exists():
-            with self.metrics.open(newline="", encoding="utf-8") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self._write_rows()
+        """Forget rows and checkpoints after `step`: the run continues from there and will write them again.
+
+        Raises VitpeError when metrics.csv is damaged; nothing is forgotten then.
+        """
+        self._rows = [row for row in self._read_rows() if int(row["step"]) <= step]
         for path in self.checkpoints.glob("step-*.safetensors"):
-            if int(path.stem.removeprefix("step-")) > step:
+            number = path.stem.removeprefix("step-")
+            if number.isdecimal() and int(number) > step:
                 path.unlink()
+        self._write_rows()
+
+    def _read_rows(self) -> list[dict[str, str]]:
+        if not self.metrics.exists():
+            return []
+        try:
+            lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise VitpeError(f"cannot read {self.metrics}: {error}", "restore it from a copy, or remove it") from error
+        rows = list(csv.reader(lines))
+        last = -1
+        for number, row in enumerate(rows, start=1):
+            if number == 1:
+                whole = tuple(row) == METRIC_COLUMNS
+            else:
+                whole = len(row) == len(METRIC_COLUMNS) and row[0].isdecimal() and int(row[0]) > last
+                last = int(row[0]) if whole else last
+            if not whole:
+                raise VitpeError(f"{self.metrics}, line {number}: {','.join(row)!r}", "restore it, or remove the file")
+        return [dict(zip(METRIC_COLUMNS, row, strict=True)) for row in rows[1:]]
 
     def _write_rows(self) -> None:
         text = io.StringIO()

@@ -1,80 +1,90 @@
 """All that resuming needs, in one safetensors file, so that it is either whole or the one before."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import safetensors.torch
+import torch
 from torch import Tensor
 
+from vitpe.config import from_json, to_json
 from vitpe.errors import VitpeError
-from vitpe.files import write_atomic
-from vitpe.training.checkpoint import read_metadata, read_tensors
+from vitpe.training.checkpoint import check_tensors, read_metadata, read_tensors, write_tensors
 
 STATE_VERSION: Final = 1
+_KEY: Final = "vitpe_state"
+_HINT: Final = "start another run: --run FOLDER; the checkpoints of this one are still there"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is after `step` updates.
+
+    num_losses: summed up since the last row of the log.
+    scores: the last on valid, None before the first; scored_step: when. best_score, best_step: of the best so far.
+    fingerprint: of the data.
+    """
+
+    fingerprint: str
+    step: int = 0
+    num_losses: int = 0
+    scores: dict[str, float] | None = None
+    scored_step: int | None = None
+    best_score: float | None = None
+    best_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.step, self.num_losses) < 0:
+            raise VitpeError(f"step {self.step} with {self.num_losses} losses", _HINT)
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """A run after `step` updates. Data order and random draws are functions of (seed, step) and need no state.
+    """A run after progress.step updates. Data order and random draws are functions of (seed, step) and need no state.
 
-    model, average, optimizer: named tensors; average is empty without EMA.
-    loss_sum, num_losses: since the last row of the log. best_score, last_scores: on valid, None before the first.
-    fingerprint: of the training data.
+    model, average, optimizer: named tensors; average is empty without EMA, optimizer before the first update.
+    loss_sum: of progress.num_losses steps.
     """
 
-    step: int
+    progress: Progress
     model: dict[str, Tensor]
-    average: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    loss_sum: Tensor
-    num_losses: int
-    best_score: float | None
-    last_scores: dict[str, float] | None
-    fingerprint: str
+    average: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
 def save_state(path: Path, state: TrainState) -> None:
-    """Write `path` whole or not at all."""
-    tensors = {
-        f"{group}/{name}": value.detach().cpu().contiguous()
-        for group in ("model", "average", "optimizer")
-        for name, value in getattr(state, group).items()
-    }
-    tensors["loss_sum"] = state.loss_sum.detach().cpu()
-    values = {
-        "state_version": STATE_VERSION,
-        "step": state.step,
-        "num_losses": state.num_losses,
-        "best_score": state.best_score,
-        "last_scores": state.last_scores,
-        "fingerprint": state.fingerprint,
-    }
-    write_atomic(path, safetensors.torch.save(tensors, metadata={"vitpe_state": json.dumps(values)}))
+    """Write `path` whole or not at all; VitpeError, with `path` untouched, when training has diverged."""
+    groups = {"model": state.model, "average": state.average, "optimizer": state.optimizer}
+    tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+    tensors["loss_sum"] = state.loss_sum
+    values = {"state_version": STATE_VERSION, **to_json(state.progress)}
+    write_tensors(path, tensors, {_KEY: json.dumps(values, allow_nan=False)})
 
 
 def load_state(path: Path) -> TrainState:
     """The state that `save_state` wrote, on the CPU; VitpeError for anything else."""
+    progress = _parse_progress(path, read_metadata(path))
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "": {}}
+    for key, value in read_tensors(path).items():
+        group, _, name = key.rpartition("/")
+        if group not in groups:
+            raise VitpeError(f"{path}: tensor {key!r} is not part of a training state", _HINT)
+        groups[group][name] = value
+    check_tensors(groups[""], {"loss_sum": torch.zeros(())}, path)
+    return TrainState(progress, groups["model"], groups["average"], groups["optimizer"], groups[""]["loss_sum"])
+
+
+def _parse_progress(path: Path, metadata: dict[str, str]) -> Progress:
     try:
-        values = json.loads(read_metadata(path)["vitpe_state"])
+        values = json.loads(metadata[_KEY])
         version = values.pop("state_version")
-    except (KeyError, ValueError, AttributeError) as error:
-        raise VitpeError(f"{path} is no training state ({error})", "start anew in another folder") from error
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise VitpeError(f"{path} is no training state ({type(error).__name__}: {error})", _HINT) from error
     if version != STATE_VERSION:
-        raise VitpeError(f"{path} has state version {version}, not {STATE_VERSION}", "use the vitpe that wrote it")
-    tensors = read_tensors(path)
-
-    def group(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
+        raise VitpeError(f"{path} has state version {version!r}, not {STATE_VERSION}", "use the vitpe that wrote it")
     try:
-        return TrainState(
-            model=group("model/"),
-            average=group("average/"),
-            optimizer=group("optimizer/"),
-            loss_sum=tensors["loss_sum"],
-            **values,
-        )
-    except (KeyError, TypeError) as error:
-        raise VitpeError(f"{path} is no whole training state ({error})", "start anew in another folder") from error
+        return from_json(Progress, values, _KEY)
+    except (VitpeError, OverflowError) as error:
+        raise VitpeError(f"{path}: its metadata is damaged ({error})", _HINT) from error
