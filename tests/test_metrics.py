@@ -12,6 +12,7 @@ from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
 from vitpe.errors import VitpeError
+from vitpe.scoring.compare import compare
 from vitpe.scoring.metrics import INTERVAL_METRICS, METRICS, bootstrap, interval, nanmean, reliability, score
 
 TOLERANCE = 1e-9
@@ -228,3 +229,52 @@ def test_probabilities_that_are_not_finite_are_the_users_matter():
 def test_wrong_shapes_and_ranges_are_bugs(probs, labels, attributes):
     with pytest.raises(ValueError, match=r"probs|labels|names"):
         score(probs, labels, attributes)
+
+
+def test_a_model_compared_with_itself_differs_in_nothing():
+    probs, labels = some_answers()
+    comparison = compare(probs, probs, labels, names(5), num_resamples=50)
+    for metric in METRICS:
+        np.testing.assert_array_equal(comparison.per_attribute[metric].value, 0)
+        assert not comparison.per_attribute[metric].exceeds.any()
+        assert not comparison.means[metric].exceeds
+
+
+def test_differences_have_paired_intervals():
+    probs, labels = some_answers()
+    rng = np.random.default_rng(0)
+    blurred = np.clip(probs + rng.normal(0, 0.3, probs.shape), 0, 1)
+    comparison = compare(blurred, probs, labels, names(5), 0.5, [0.5, 0.4, 0.5, 0.6, 0.5], num_resamples=100, seed=2)
+    before = bootstrap(blurred, labels, num_resamples=100, seed=2)
+    after = bootstrap(probs, labels, [0.5, 0.4, 0.5, 0.6, 0.5], num_resamples=100, seed=2)
+    for metric in INTERVAL_METRICS:
+        change = comparison.per_attribute[metric]
+        np.testing.assert_array_equal(change.value, comparison.second[metric] - comparison.first[metric])
+        low, high = np.quantile(after[metric] - before[metric], [0.025, 0.975], axis=0)
+        np.testing.assert_allclose((change.low, change.high), (low, high), atol=1e-12)
+        mean = comparison.means[metric]
+        np.testing.assert_allclose(mean.value, change.value.mean(), atol=1e-12)
+        means = (after[metric] - before[metric]).mean(axis=1)
+        np.testing.assert_allclose((mean.low, mean.high), np.quantile(means, [0.025, 0.975]), atol=1e-12)
+    assert comparison.means["roc_auc"].exceeds
+    assert np.isnan(comparison.means["ece"].low)
+    assert not comparison.means["ece"].exceeds
+
+
+def test_pairing_makes_the_interval_of_a_difference_narrow():
+    """Two models that differ on few images: their own accuracies are uncertain, the difference is not."""
+    probs, labels = some_answers(num_attributes=1)
+    other = probs.copy()
+    other[:4] = 1 - other[:4]
+    difference = compare(probs, other, labels, ["a"]).means["accuracy"]
+    own = score(probs, labels, ["a"]).means["accuracy"]
+    assert difference.high - difference.low < 0.5 * (own.high - own.low)
+
+
+def test_means_of_differences_leave_out_what_either_lacks():
+    labels = np.array([[1, 1], [0, 0], [1, 0]])
+    silent, loud = np.full((3, 2), 0.1), np.array([[0.9, 0.1], [0.1, 0.1], [0.9, 0.1]])
+    comparison = compare(silent, loud, labels, names(2), num_resamples=20)
+    assert np.isnan(comparison.per_attribute["precision"].value).all()
+    assert np.isnan(comparison.means["precision"].value)
+    assert comparison.means["recall"].value == 0.5

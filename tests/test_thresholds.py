@@ -31,7 +31,7 @@ def value(probs, labels, threshold, criterion):
     return score(probs[:, None], labels[:, None], ["a"], threshold, num_resamples=0)[criterion][0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(cases(), st.sampled_from(CRITERIA))
 def test_no_threshold_is_better(case, criterion):
     probs, labels = case

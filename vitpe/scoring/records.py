@@ -1,0 +1,312 @@
+"""Scores and predictions as text for programs: JSON, JSON lines and CSV. Nothing here knows of terminals.
+
+Every JSON object carries "schema": 1. Fields may be added under that number; a field that is there keeps its name,
+type and meaning. What is undefined is null in JSON and an empty cell in CSV. All lines end in "\\n".
+"""
+
+import csv
+import difflib
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.errors import UsageError
+from vitpe.scoring.compare import Comparison, Difference
+from vitpe.scoring.metrics import LEVEL, LOWER_IS_BETTER, METRICS, Scores
+
+SCHEMA = 1
+_PROB_DIGITS = 6
+
+_SORT_ALIASES = {
+    "prev": "prevalence",
+    "acc": "accuracy",
+    "majority": "majority_accuracy",
+    "major": "majority_accuracy",
+    "balanced": "balanced_accuracy",
+    "bal": "balanced_accuracy",
+    "prec": "precision",
+    "rec": "recall",
+    "ap": "average_precision",
+    "auc": "roc_auc",
+}
+SORT_KEYS = ("attribute", "threshold", *METRICS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was scored, and how.
+
+    checkpoint: its path. split: train, valid or test. data_source: as in vitpe.data. step: of the checkpoint.
+    thresholds: in words, say "0.5" or "tuned on valid for f1". calibration: in words, None for none.
+    """
+
+    checkpoint: str
+    split: str
+    data_source: str
+    step: int | None = None
+    thresholds: str = "0.5"
+    calibration: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one image.
+
+    file: as it was given. probs: attribute → probability in [0, 1], in the order in which they are listed. present:
+    those of them whose probability is at least their threshold, the most probable first. error: why the file could
+    not be read; probs and present are then empty.
+    """
+
+    file: str
+    probs: Mapping[str, float] = field(default_factory=dict)
+    present: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def predict_record(
+    file: str,
+    probs: NDArray[np.float64],
+    attributes: Sequence[str],
+    thresholds: NDArray[np.float64],
+    *,
+    top: int | None = None,
+) -> Prediction:
+    """A Prediction from (A,) probabilities.
+
+    Attributes are listed in the order given; with `top`, only that many, the most probable first.
+    """
+    ranked = np.argsort(-probs, kind="stable")
+    listed = range(len(attributes)) if top is None else ranked[:top]
+    kept = set(listed)
+    present = tuple(attributes[a] for a in ranked if a in kept and probs[a] >= thresholds[a])
+    return Prediction(file, {attributes[a]: round(float(probs[a]), _PROB_DIGITS) for a in listed}, present)
+
+
+def select_attributes(attributes: Sequence[str], wanted: Iterable[str]) -> list[int]:
+    """The column numbers of `wanted` in `attributes`, in the order wanted, each once.
+
+    Raises UsageError naming one that is not there, with the nearest that are.
+    """
+    columns = []
+    for name in dict.fromkeys(wanted):
+        if name not in attributes:
+            raise UsageError(f"no attribute {name!r} in this checkpoint", _nearest(name, attributes))
+        columns.append(attributes.index(name))
+    return columns
+
+
+def sort_key(sort: str | None) -> str | None:
+    """Which of SORT_KEYS `sort` means, see `sort_order`. Raises UsageError for a column that is not there."""
+    if sort is None:
+        return None
+    name = sort.removeprefix("-").lower()
+    key = _SORT_ALIASES.get(name, name)
+    if key not in SORT_KEYS:
+        raise UsageError(f"no column {sort!r} to sort by", _nearest(key, SORT_KEYS))
+    return key
+
+
+def sort_order(scores: Scores, sort: str | None) -> list[int]:
+    """Attribute numbers in the order to show them: as they come for None, else by a column, the best first.
+
+    sort: one of SORT_KEYS or a short form (ap, auc, acc, …); "-" in front turns it round. "attribute" sorts by name,
+    "prevalence", "majority_accuracy" and "threshold" from high to low. Undefined ones come last either way.
+    Raises UsageError for a column that is not there.
+    """
+    key = sort_key(sort)
+    numbers = range(len(scores.attributes))
+    if sort is None or key is None:
+        return list(numbers)
+    turned = sort.startswith("-")
+    if key == "attribute":
+        return sorted(numbers, key=lambda a: scores.attributes[a].casefold(), reverse=turned)
+    values = scores.thresholds if key == "threshold" else scores[key]
+    sign = 1 if (key in LOWER_IS_BETTER) != turned else -1
+    return [int(a) for a in np.argsort(sign * values, kind="stable")]  # NaN sorts last
+
+
+def eval_json(scores: Scores, subject: Subject, sort: str | None = None, indent: int | None = 2) -> str:
+    """One JSON object; with `indent` None it is one line, as JSON lines want it.
+
+    {"schema": 1, "checkpoint", "split", "data_source", "step", "thresholds", "calibration", "num_images",
+    "num_attributes", "bootstrap": {"num_resamples", "seed", "level"}, "mean": {metric: {"value", "low", "high",
+    "num_undefined"}}, "attributes": [{"attribute", "threshold", metric: value, …}]}. Scores are fractions.
+    """
+    document = {
+        "schema": SCHEMA,
+        **asdict(subject),
+        "num_images": scores.num_images,
+        "num_attributes": len(scores.attributes),
+        "bootstrap": _bootstrap(scores.num_resamples, scores.seed),
+        "mean": {metric: asdict(mean) for metric, mean in scores.means.items()},
+        "attributes": [_attribute_row(scores, a) for a in sort_order(scores, sort)],
+    }
+    return _dumps(document, indent) + "\n"
+
+
+def eval_csv(scores: Scores, sort: str | None = None) -> str:
+    """A row for each attribute: attribute, num_images, threshold, and every metric as a fraction."""
+    rows = [{"num_images": scores.num_images} | _attribute_row(scores, a) for a in sort_order(scores, sort)]
+    return _csv(["attribute", "num_images", "threshold", *METRICS], rows)
+
+
+def compare_json(comparison: Comparison, first: Subject, second: Subject, indent: int | None = 2) -> str:
+    """One JSON object; every difference is second minus first, and "exceeds" says that its interval does not hold 0.
+
+    {"schema": 1, "first": subject, "second": subject, "num_images", "num_attributes", "bootstrap", "mean": {metric:
+    {"first", "second", "difference", "low", "high", "exceeds"}}, "attributes": [{"attribute", metric: {the same}}]}.
+    """
+    before, after = comparison.first, comparison.second
+    document = {
+        "schema": SCHEMA,
+        "first": asdict(first),
+        "second": asdict(second),
+        "num_images": before.num_images,
+        "num_attributes": len(before.attributes),
+        "bootstrap": _bootstrap(comparison.num_resamples, comparison.seed),
+        "mean": {
+            metric: {"first": before.means[metric].value, "second": after.means[metric].value}
+            | _difference(comparison.means[metric])
+            for metric in METRICS
+        },
+        "attributes": [
+            {"attribute": name}
+            | {
+                metric: {"first": before[metric][a], "second": after[metric][a]}
+                | _difference(comparison.per_attribute[metric], a)
+                for metric in METRICS
+            }
+            for a, name in enumerate(before.attributes)
+        ],
+    }
+    return _dumps(document, indent) + "\n"
+
+
+def compare_csv(comparison: Comparison) -> str:
+    """A row for each attribute and metric: attribute, metric, first, second, difference, low, high, exceeds."""
+    rows = [
+        {"attribute": name, "metric": metric}
+        | {"first": comparison.first[metric][a], "second": comparison.second[metric][a]}
+        | _difference(comparison.per_attribute[metric], a)
+        for a, name in enumerate(comparison.first.attributes)
+        for metric in METRICS
+    ]
+    return _csv(["attribute", "metric", "first", "second", "difference", "low", "high", "exceeds"], rows)
+
+
+def prediction_json(prediction: Prediction) -> str:
+    """A prediction as one line of JSON, without its end of line.
+
+    {"schema": 1, "file": "face.jpg", "probs": {"Smiling": 0.97, …}, "present": ["Smiling", …]}, or where the file
+    could not be read {"schema": 1, "file": "bad.jpg", "error": "…"}. Probabilities have 6 decimals.
+    """
+    record: dict[str, Any] = {"schema": SCHEMA, "file": prediction.file}
+    if prediction.error is not None:
+        record["error"] = prediction.error
+    else:
+        record |= {"probs": dict(prediction.probs), "present": list(prediction.present)}
+    return _dumps(record, None)
+
+
+def prediction_lines(kind: str, predictions: Iterable[Prediction], attributes: Sequence[str]) -> Iterator[str]:
+    """The predictions as text of `kind` ("jsonl", "json" or "csv"), in pieces as they come."""
+    if kind == "csv":
+        return predictions_csv(predictions, attributes)
+    return predictions_jsonl(predictions) if kind == "jsonl" else predictions_json(predictions)
+
+
+def predictions_jsonl(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """A line of JSON for each prediction, given as soon as the prediction is there."""
+    for prediction in predictions:
+        yield prediction_json(prediction) + "\n"
+
+
+def predictions_json(predictions: Iterable[Prediction]) -> Iterator[str]:
+    """The same records as one JSON array, in pieces, so that no more than one prediction is held."""
+    separator = "[\n"
+    for prediction in predictions:
+        yield separator + prediction_json(prediction)
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def predictions_csv(predictions: Iterable[Prediction], attributes: Sequence[str]) -> Iterator[str]:
+    """A header, then a row for each prediction: file, present (joined by ";"), error, and each attribute's probability.
+
+    An attribute that is not listed for a file (see `top`) is an empty cell.
+    """
+    yield _csv_line(["file", "present", "error", *attributes])
+    for prediction in predictions:
+        probs = [prediction.probs.get(name, "") for name in attributes]
+        yield _csv_line([prediction.file, ";".join(prediction.present), prediction.error or "", *probs])
+
+
+def _attribute_row(scores: Scores, a: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"attribute": scores.attributes[a], "threshold": scores.thresholds[a]}
+    return row | {metric: scores[metric][a] for metric in METRICS}
+
+
+def _bootstrap(num_resamples: int, seed: int) -> dict[str, Any] | None:
+    return {"num_resamples": num_resamples, "seed": seed, "level": LEVEL} if num_resamples else None
+
+
+def _difference(difference: Difference, at: int | tuple[()] = ()) -> dict[str, Any]:
+    return {
+        "difference": difference.value[at],
+        "low": difference.low[at],
+        "high": difference.high[at],
+        "exceeds": bool(difference.exceeds[at]) if np.isfinite(difference.low[at]) else None,
+    }
+
+
+def _dumps(document: Mapping[str, Any], indent: int | None) -> str:
+    """JSON with letters of any language as they are; a file name that is no valid text is written with escapes."""
+    plain = _plain(document)
+    text = json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(plain, indent=indent, ensure_ascii=True, allow_nan=False)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers → Python's, NaN → None."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _csv(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    lines = [_csv_line(header)]
+    for row in rows:
+        lines.append(_csv_line([_cell(_plain(row[name])) for name in header]))
+    return "".join(lines)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # the writer quotes only the line ends that it uses
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    folded = {candidate.casefold(): candidate for candidate in known}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
