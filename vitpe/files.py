@@ -12,8 +12,8 @@ TEMPORARY_SUFFIX = ".partial"
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write `parts` to `path` so that a crash at any moment leaves the old file or the new one, never half of one.
 
-    The parts follow each other without a gap. When it returns, the new file survives a power loss too. Raises VitpeError when the folder is missing, read-only
-    or full; the old file is then untouched.
+    The parts follow each other without a gap. When it returns, the new file survives a power loss too. Raises
+    VitpeError when the folder is missing, read-only or full; the old file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:

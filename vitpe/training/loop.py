@@ -11,6 +11,7 @@ checkpoint that is missing is made from the state of its step.
 import copy
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ from vitpe.scoring.metrics import score
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.checkpoint import CheckpointInfo, check_finite, check_tensors, read_info, save_checkpoint
 from vitpe.training.distributed import Workers
-from vitpe.training.optimizer import Average, learning_rate_factor, make_optimizers
+from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Progress, TrainState, save_state
 
@@ -101,11 +102,15 @@ class Trainer:
         self._config, self._info, self._folder, self._reporter = config, info, folder, reporter
         self._workers, self._device, self.plan = workers, device, plan
         self._model = model.to(device)
-        self._optimizers = make_optimizers(model, config)
         self._average = Average(model, config.ema_decay) if config.ema_decay else None
         self._loss_sum = torch.zeros((), device=device)
         self._state_saved_at = time.monotonic()
         self.progress = Progress(fingerprint)
+
+    @cached_property
+    def _optimizers(self) -> Optimizers:
+        """Made when needed: torch takes seconds to import what they are built on, a finished run needs none."""
+        return make_optimizers(self._model, self._config)
 
     @property
     def step(self) -> int:
@@ -134,21 +139,20 @@ class Trainer:
                 f"the data differs from what {self._folder.path} was started with",
                 "resume with the same images and labels, or start another run: --run FOLDER",
             )
-        model = self._model.state_dict()
-        optimizer = self._optimizers.expected_state() if state.progress.step else {}
-        for tensors, expected in (
-            (state.model, model),
-            (state.average, model if self._average is not None else {}),
-            (state.optimizer, optimizer),
-        ):
-            check_tensors(tensors, expected, self._folder.state)
-            check_finite(tensors, self._folder.state)
+        self._check(state.model, self._model.state_dict())
+        self._check(state.average, self._model.state_dict() if self._average is not None else {})
         self._model.load_state_dict(state.model)
         if self._average is not None:
             self._average.tensors = {name: value.to(self._device) for name, value in state.average.items()}
-        self._optimizers.load_state_tensors(state.optimizer)
         self._loss_sum.copy_(state.loss_sum)
         self.progress = state.progress
+        if not self.finished:
+            self._check(state.optimizer, self._optimizers.expected_state() if self.step else {})
+            self._optimizers.load_state_tensors(state.optimizer)
+
+    def _check(self, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+        check_tensors(tensors, expected, self._folder.state)
+        check_finite(tensors, self._folder.state)
 
     def complete_best(self) -> None:
         """Write the best checkpoint when the run died between the state of its step and the checkpoint itself."""
