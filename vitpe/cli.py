@@ -190,7 +190,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, valid, or test (for the final report only).")] = "valid",
     device: _Device = None,
     output: _Format = None,
-    sort: Annotated[str | None, typer.Option(help="Order the attributes by a column, -column turns it.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Order the attributes by a column; -COLUMN turns it round.")] = None,
     thresholds: Annotated[
         str | None, typer.Option(help="'tune' fits thresholds on valid into the checkpoint, then scores --split test.")
     ] = None,
@@ -239,7 +239,7 @@ def evaluate(
         else:
             from vitpe.scoring.tables import compare_table
 
-            console.show_table(compare_table(comparison, answers.subject(), second.subject()))
+            console.show_table(compare_table(comparison, answers.subject(), second.subject(), sort=sort))
         return
     scores = answers.scores()
     if kind == "json":

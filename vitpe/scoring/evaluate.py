@@ -41,8 +41,3 @@ def predict_split(
         if on_progress is not None:
             on_progress(len(batch.labels))
     return torch.cat(logits).cpu().double().numpy(), torch.cat(labels).cpu().numpy()
-
-
-def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logits → probabilities in [0, 1], without overflow."""
-    return np.exp(-np.logaddexp(0, -logits))

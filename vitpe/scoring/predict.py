@@ -25,8 +25,9 @@ from vitpe.data.images import ImageError, center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import write_atomic
 from vitpe.model.vit import VisionTransformer
-from vitpe.scoring.evaluate import predict_logits, sigmoid
+from vitpe.scoring.evaluate import predict_logits
 from vitpe.scoring.records import Prediction, predict_record, select_attributes
+from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -24,8 +24,9 @@ from vitpe.data.batches import Batch, Batches
 from vitpe.data.images import normalize
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
-from vitpe.scoring.evaluate import precision, predict_split, sigmoid
+from vitpe.scoring.evaluate import precision, predict_split
 from vitpe.scoring.metrics import score
+from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.checkpoint import CheckpointInfo, check_finite, check_tensors, read_info, save_checkpoint
 from vitpe.training.distributed import Workers
