@@ -88,7 +88,9 @@ def uniforms(seed: int, stream: int, indices: NDArray[np.int64], num: int) -> ND
     """
     start = _mix(_mix(np.array([seed], np.int64).astype(np.uint64)) + np.uint64(stream))
     counter = indices.astype(np.uint64)[:, None] * np.uint64(num) + np.arange(num, dtype=np.uint64)
-    return (_mix(start + counter * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+    state: NDArray[np.uint64] = start + counter * np.uint64(0x9E3779B97F4A7C15)
+    bits = _mix(state) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -141,7 +143,7 @@ def fit_statistics(labels: NDArray[np.uint8]) -> dict[str, Any]:
         probs = 1 / (1 + np.exp(-(fitted[0] + chained[:, :k] @ fitted[1:])))
         flips[chain[k]] = np.mean(2 * probs * (1 - probs))
     errors = np.array(_LABEL_ERRORS_PERCENT.split(), dtype=float) / 100
-    correlations = np.corrcoef(labels.T.astype(np.float64))[np.triu_indices(size, 1)]
+    correlations = np.asarray(np.corrcoef(labels.T.astype(np.float64)))[np.triu_indices(size, 1)]
     return {
         "num_images": len(labels),
         "marginals": np.round(labels.mean(axis=0), 4).tolist(),

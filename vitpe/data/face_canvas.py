@@ -6,14 +6,14 @@ colours are RGB in [0, 1].
 """
 
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.data.celeba import ATTRIBUTES
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Box = tuple[slice, slice]
 
 HEIGHT: Final = 218
@@ -132,7 +132,8 @@ def ramp(distance: Array) -> Array:
 
 def fade(distance: Array, width: float) -> Array:
     """0 at `distance` 0 to 1 at `width`, linear; a soft edge."""
-    return np.clip(distance * np.float32(1 / width), 0, 1)
+    share: Array = distance * np.float32(1 / width)
+    return np.clip(share, 0, 1, out=share)
 
 
 def line(distance: Array, half_thickness: Array | float, softness: float = 1.0) -> Array:
@@ -145,16 +146,18 @@ def line(distance: Array, half_thickness: Array | float, softness: float = 1.0) 
 
 def bump(distance: Array, width: Array | float) -> Array:
     """exp(-½ (distance / width)²)."""
-    scaled = distance / width
+    scaled: Array = distance / width
     scaled *= scaled
     scaled *= np.float32(-0.5)
-    return np.exp(scaled, out=scaled)
+    np.exp(scaled, out=scaled)
+    return scaled
 
 
 def edge_slope(profile: Array) -> Array:
     """(n, h, 1) cosine of the outline's slope where its half-width is `profile` (n, h, 1): x-distance → distance."""
     slope = np.gradient(profile[:, :, 0], axis=1)[:, :, None]
-    return (1 / np.sqrt(1 + slope * slope)).astype(np.float32)
+    cosine: Array = 1 / np.sqrt(1 + slope * slope)
+    return cosine
 
 
 def rgb(*values: float) -> Array:
@@ -171,8 +174,9 @@ def palette(colours: Array, place: Array) -> Array:
     """(n, 3, 1, 1) colours (k, 3) interpolated at place (n, 1, 1) in [0, 1]."""
     at = np.clip(place[:, 0, 0], 0, 1) * (len(colours) - 1)
     low = np.minimum(at.astype(int), len(colours) - 2)
-    share = (at - low)[:, None]
-    return (colours[low] * (1 - share) + colours[low + 1] * share)[:, :, None, None].astype(np.float32)
+    share: Array = (at - low.astype(np.float32))[:, None]
+    mixed: Array = colours[low] * (1 - share) + colours[low + 1] * share
+    return mixed[:, :, None, None]
 
 
 def hue(place: Array, strength: Array | float, value: Array | float) -> Array:
@@ -182,7 +186,8 @@ def hue(place: Array, strength: Array | float, value: Array | float) -> Array:
     strength, value = np.asarray(strength, np.float32), np.asarray(value, np.float32)
     strength = strength[:, None] if strength.ndim else strength
     value = value[:, None] if value.ndim else value
-    return (value * (1 - strength * (1 - wheel))).astype(np.float32)
+    colour: Array = value * (1 - strength * (1 - wheel))
+    return colour
 
 
 @cache
@@ -192,7 +197,8 @@ def grain_plate(size: float) -> Array:
     frequency = np.fft.fftfreq(_PLATE)
     radius2 = frequency[:, None] ** 2 + frequency[None, :] ** 2
     smooth = np.fft.ifft2(np.fft.fft2(noise) * np.exp(-radius2 * (size * np.pi) ** 2 / 2)).real
-    return (smooth / smooth.std()).astype(np.float32)
+    smooth /= smooth.std()
+    return smooth.astype(np.float32)
 
 
 @cache
@@ -208,4 +214,5 @@ def strand_table() -> Array:
         )
         band = np.fft.irfft(spectrum, 8192)
         total += weight * band / band.std()
-    return (total / total.std()).astype(np.float32)
+    total /= total.std()
+    return total.astype(np.float32)

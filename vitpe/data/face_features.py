@@ -107,7 +107,8 @@ def skin_field(p: Portraits, x: Array, y: Array) -> Array:
     tints *= p.traits["skin"] * (1 - 0.0 * pale[:, None])
     # In strips: a product this small is faster on one core than shared among many.
     strips = (rows[:, None] * tints).reshape(len(p), 3, _STRIPS, -1, 1 + len(spots))
-    return np.matmul(strips, columns[:, None, None]).reshape(len(p), 3, -1, columns.shape[2])
+    field: Array = np.matmul(strips, columns[:, None, None])
+    return field.reshape(len(p), 3, -1, columns.shape[2])
 
 
 def nose_shape(p: Portraits) -> tuple[Array, Array]:
@@ -136,7 +137,7 @@ def _mouth_shape(p: Portraits) -> tuple[Array, Array, Array, Array]:
     smile = p.amount("Smiling")
     width = 14.2 + 3.8 * smile + p.vary("mouth_width", 1.0)
     gap = 6.0 * p.flag("Mouth_Slightly_Open") * (0.65 + 0.5 * p.amount("Mouth_Slightly_Open"))
-    return width, 4.6 * smile + 0.1, gap, 4.0 + 3.0 * p.amount("Big_Lips") - 0.5 * p.flag("Male")
+    return width, 4.6 * smile + 0.1, gap, 3.8 + 3.8 * p.amount("Big_Lips") - 0.5 * p.flag("Male")
 
 
 def paint_mouth(p: Portraits) -> None:

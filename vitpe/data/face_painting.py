@@ -60,10 +60,10 @@ def paint_backdrop(p: Portraits) -> None:
         [np.ones_like(across + a), across + 0 * a, np.cos(2.2 * across + a), np.cos(3.7 * across + b)], 1
     )
     rows = np.stack([np.ones_like(down + c), np.sin(1.2 * down + c), np.cos(2.1 * down + c), np.cos(3.1 * down + d)], 2)
-    value = 0.12 + 0.70 * p.chance("backdrop_value")
+    value = 0.10 + 0.82 * p.chance("backdrop_value")
     base = hue(p.chance("backdrop_hue"), 0.45 * p.chance("backdrop_contrast"), value)
     other = hue(p.chance("backdrop_a"), 0.4, 0.8) - 0.45
-    weights = [base, 0.30 * base, 0.30 * value[:, None] * other, 0.22 * value[:, None] * other]
+    weights = [base, 0.30 * base, 0.22 * value[:, None] * other, 0.17 * value[:, None] * other]
     coefficients = np.concatenate([weight.reshape(len(p), 3, 1, 1) for weight in weights], axis=3)
     np.matmul(rows[:, None] * coefficients, columns[:, None].astype(np.float32), out=p.pixels)
 
@@ -218,15 +218,15 @@ def _hair_opening(p: Portraits, signed: Array, x: Array, rows: slice) -> Array:
     long, width, y = p.traits["long"], p.traits["face_width"], p.y[:, rows]
     bangs, receding = p.flag("Bangs"), p.amount("Receding_Hairline")
     across = np.abs(signed)
-    part = p.vary("hair_part", 16.0) * (1 - 0.5 * bangs)
+    part = p.vary("hair_part", 16.0)
     from_part = np.abs(signed - part) / 44
     swept = 67 - 2 * long + (14 + 20 * long) * from_part ** (2.4 + 1.1 * (1 - long))
     swept = swept - receding * (5 + 17 * bump(across - 23, 9.0))
     skull = 106 - SKULL * np.clip(1 - (across / width) ** 2, 0, 1) ** 0.42
     swept = np.maximum(swept, skull + 4)
     fringe = strand_table()[(signed * 13 + 8192 * p.chance("hair_offset")).astype(np.int32) & 8191]
-    straight_across = 91.5 + 0.006 * (signed - part) ** 2 + 1.8 * fringe
-    hairline = np.where(bangs > 0, straight_across, swept + 0.5 * fringe)
+    straight_across = 91.5 + 0.004 * (signed - part) ** 2 + 1.8 * fringe
+    hairline = np.where(bangs > 0, np.maximum(straight_across, swept), swept + 0.5 * fringe)
     side = np.where(
         long > 0,
         width - 4.5 - 3 * np.clip((y - 120) / 40, 0, 1) + 6 * np.clip((y - 170) / 40, 0, 1),
@@ -244,7 +244,7 @@ def _strands(p: Portraits, signed: Array, x: Array, y: Array, outline: Array) ->
     across = x / np.maximum(outline, 14)
     index = across * 700 + 8192 * p.chance("hair_offset")
     index += 3000 * (signed < part)
-    light = strand_table()[index.astype(np.int32) & 8191]
+    light: Array = strand_table()[index.astype(np.int32) & 8191]
     straight, wavy = p.flag("Straight_Hair"), p.flag("Wavy_Hair")
     light *= 0.13 + 0.07 * straight
     across *= across
@@ -337,7 +337,7 @@ def develop(p: Portraits, images: NDArray[np.uint8]) -> None:
     side, top = p.vary("light_side", 0.22)[:, :, 0], p.vary("light_top", 0.10)[:, :, 0]
     columns = np.stack([1 + side * across, 1 - 0.10 * across**2 + 0 * side], axis=1)
     rows = np.stack([0.5 - top * down, 0.5 - 0.06 * down**2 + 0 * top], axis=2)
-    colour = 255 * (1 + p.vary("gain", 0.14)[:, None]) * (1 + p.vary("warmth", 0.05)[:, None] * rgb(1, 0, -1))
+    colour = 255 * (1.08 + p.vary("gain", 0.18)[:, None]) * (1 + p.vary("warmth", 0.05)[:, None] * rgb(1, 0, -1))
     rows = rows[:, None] * colour
     grain = grain_plate(1.0)
     tops = (p.chance("noise_y").ravel() * (grain.shape[0] - HEIGHT)).astype(int)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from vitpe.data.face_canvas import Portraits, edge_slope, mix, palette, rgb
+from vitpe.data.face_canvas import Array, Portraits, edge_slope, mix, palette, rgb
 
 _SKIN: Final = np.array(
     [
@@ -50,8 +50,8 @@ def _settle_colours(p: Portraits) -> None:
     p.traits["skin"] = mix(skin, _PALE_SKIN, 0.85 * p.flag("Pale_Skin"))
     shade = p.vary("hair_shade", 0.14)
     hair = palette(_UNNAMED_HAIR, p.chance("hair_shade"))
-    named = np.zeros_like(hair)
-    count = np.zeros((len(p), 1, 1, 1), np.float32)
+    named: Array = np.zeros_like(hair)
+    count: Array = np.zeros((len(p), 1, 1, 1), np.float32)
     for name, colour in _NAMED_HAIR.items():
         named = named + p.flag(name)[:, None] * colour
         count = count + p.flag(name)[:, None]
