@@ -29,6 +29,9 @@ TINY_VALUES: dict[str, Any] = {
     "train.steps": 12,
     "train.num_checkpoints": 4,
     "train.num_evals": 3,
+    "train.ema_decay": 0.0,
+    "train.precision": "fp32",
+    "train.compile": "off",
 }
 """A model of a few thousand parameters on a 2 × 3 grid, trained in well under a second."""
 

@@ -237,4 +237,5 @@ def _describe(tensor: Tensor) -> str:
 def _unreadable(path: Path, error: Exception) -> VitpeError:
     if isinstance(error, FileNotFoundError):
         return VitpeError(f"no file {path}", "check the name, or train first: vitpe train")
-    return VitpeError(f"{path} is no whole safetensors file ({error})", "restore it from a copy, or train again")
+    reason = " ".join(str(error).split())
+    return VitpeError(f"{path} is no whole safetensors file ({reason})", "restore it from a copy, or train again")
