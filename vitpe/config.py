@@ -104,7 +104,9 @@ class TrainConfig:
 
     epochs: passes over the training split; steps, when given, takes its place.
     muon_lr: for the blocks' weight matrices (torch.optim.Muon); None gives them to AdamW too.
+    weight_decay: of the blocks' matrices.
     ema_decay: of the averaged weights that are scored and kept; 0 keeps the raw ones.
+    patch_keep: share of the patches that an image keeps in training (patch dropout, arXiv:2208.07220).
     num_checkpoints: frames of the history between step 0 and the end. num_evals: scorings on valid in that time.
     keep: "all" writes whole models into the history, "pos_embed" only what the pictures need, "auto" whole models
     while the history stays under a gigabyte.
@@ -115,15 +117,16 @@ class TrainConfig:
     batch_size: int = 64
     muon_lr: float | None = 0.02
     adamw_lr: float = 1e-3
-    weight_decay: float = 0.01
+    weight_decay: float = 0.1
     warmup_fraction: float = 0.05
-    ema_decay: float = 0.0
+    ema_decay: float = 0.99
     label_smoothing: float = 0.0
-    grad_clip_norm: float | None = 1.0
+    patch_keep: float = 1.0
     seed: int = 0
     num_checkpoints: int = 60
     num_evals: int = 10
     keep: Literal["auto", "all", "pos_embed"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
@@ -131,11 +134,12 @@ class TrainConfig:
         _require(self.steps is None or self.steps >= 1, f"steps is {self.steps}", "it must be at least 1")
         for name in ("batch_size", "num_checkpoints", "num_evals"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}", "it must be at least 1")
-        for name in ("muon_lr", "adamw_lr", "grad_clip_norm"):
+        for name in ("muon_lr", "adamw_lr"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} is {value}", "it must be above 0")
         for name in ("warmup_fraction", "ema_decay", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}", "it must be in [0, 1)")
+        _require(0 < self.patch_keep <= 1, f"patch_keep is {self.patch_keep}", "it must be in (0, 1]")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "it must not be negative")
 
 
@@ -161,8 +165,8 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         summary="0.9 M parameters, minutes on a laptop's CPU",
-        model=ModelConfig(embed_dim=128, depth=4, num_heads=4),
-        train=TrainConfig(epochs=5),
+        model=ModelConfig(embed_dim=128, depth=4, num_heads=2),
+        train=TrainConfig(epochs=8),
     ),
     "small": Preset(
         summary="ViT-S/16, 21.6 M parameters",

@@ -53,7 +53,8 @@ class PatchEmbedding(nn.Module):
         if sincos:
             self.pos_embed.data[0, 1:] = sincos_embedding(self.grid_size, embed_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep: (B, K) numbers of the patches to go on with, all for None (patch dropout, arXiv:2208.07220)."""
         if images.shape[-2:] != self.img_size:
             raise ValueError(f"images (B, C, H, W) of {tuple(images.shape)} where (H, W) should be {self.img_size}")
         patches = self.patch_embed(images)

@@ -46,9 +46,17 @@ class VisionTransformer(PatchEmbedding):
         out: Tensor = self.norm(tokens)
         return out
 
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.forward_features(images)
-        pooled = tokens[:, 0] if self.config.global_pool == "token" else tokens[:, 1:].mean(dim=1)
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) → logits (B, A). keep: see PatchEmbedding; for training.
+
+        Where the head reads the class token alone, the last block computes that alone: the same logits for less.
+        """
+        tokens = super().forward(images, keep)
+        by_token = self.config.global_pool == "token"
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        tokens = self.norm(self.blocks[-1](tokens, first_only=by_token))
+        pooled = tokens[:, 0] if by_token else tokens[:, 1:].mean(dim=1)
         logits: Tensor = self.head(self.fc_norm(pooled))
         return logits
 

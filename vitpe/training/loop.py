@@ -21,21 +21,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitpe.config import TrainConfig
 from vitpe.data.batches import Batch, Batches
-from vitpe.data.images import normalize
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
-from vitpe.scoring.evaluate import precision, predict_split
+from vitpe.scoring.evaluate import predict_split
 from vitpe.scoring.metrics import score
 from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.checkpoint import CheckpointInfo, check_finite, check_tensors, read_info, save_checkpoint
 from vitpe.training.distributed import Workers
+from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Progress, TrainState, save_state
 
 NUM_LOG_ROWS = 200
 STATE_INTERVAL_SECONDS = 60.0
+
+_DEPTH, _PATCHES = range(2)  # what a step's random draws are for
 
 
 class Reporter(Protocol):
@@ -173,7 +175,7 @@ class Trainer:
         training diverges.
         """
         stop.defer()
-        forward = self._workers.wrap(_compiled(self._model, self._config, self._device))
+        forward = self._forward()
         clock = _Clock(train, self.step)
         writer = Writer()
         batches = train.from_step(self.step)
@@ -192,18 +194,30 @@ class Trainer:
             batches.close()
             writer.close()
 
+    def _forward(self) -> nn.Module:
+        precision = choose_precision(self._config, self._device)
+        forward: nn.Module = TrainForward(self._model, self._info.mean, self._info.std, precision)
+        if choose_compile(self._config, self._device, self.plan.num_steps * self.plan.batch_size):
+            forward = CompiledOrNot(forward, self._reporter.note)
+        return self._workers.wrap(forward)
+
+    def _kept_patches(self) -> Tensor | None:
+        """This worker's share of the global batch's patches, drawn from (seed, step) alone; None for all patches."""
+        if self._config.patch_keep == 1:
+            return None
+        generator = torch.Generator().manual_seed(_mixed(self._config.seed, self.step, _PATCHES))
+        num_patches, workers = self._info.model.num_patches, self._workers
+        kept = random_patches(generator, self.plan.batch_size, num_patches, self._config.patch_keep)
+        return kept.tensor_split(workers.world_size)[workers.rank].to(self._device, non_blocking=True)
+
     def _update(self, forward: nn.Module, batch: Batch) -> None:
         # Stochastic depth draws from a generator that is a function of the step, so no random state needs saving.
-        torch.manual_seed(_mixed(self._config.seed, self.step, self._workers.rank))
+        torch.manual_seed(_mixed(self._config.seed, self.step, _DEPTH, self._workers.rank))
         labels = batch.labels.float()
         if self._config.label_smoothing:
             labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        with precision(self._device):
-            logits = forward(normalize(batch.images, self._info.mean, self._info.std))
-        loss = binary_cross_entropy_with_logits(logits.float(), labels)
+        loss = binary_cross_entropy_with_logits(forward(batch.images, self._kept_patches()), labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self._config.grad_clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.grad_clip_norm)
         self._optimizers.step(self._factor(self.step))
         if self._average is not None:
             self._average.update(self._model, self.step)
@@ -316,13 +330,6 @@ class _Clock:
         speed = (step - self._step) * self._batches.batch_size / elapsed
         self._start(step)
         return {"images_per_second": f"{speed:.1f}", "data_wait_share": f"{waited / elapsed:.4f}"}, speed
-
-
-def _compiled(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """The model through torch.compile where that pays: on GPUs, and wherever it is asked for."""
-    if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
-        return torch.compile(model)  # type: ignore[return-value]
-    return model
 
 
 def _mixed(*values: int) -> int:

@@ -8,7 +8,7 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from vitpe.config import TrainConfig
 
-ADAMW_BETAS = (0.9, 0.99)
+ADAMW_BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,23 @@ class Optimizers:
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> Optimizers:
     """Muon on the two-dimensional weights inside `blocks`, the maps between hidden features that it is made for (Jordan
-    et al. 2024, kellerjordan.github.io/posts/muon); AdamW (arXiv:1711.05101) on the rest. Weight decay goes to matrices
-    only, not to biases, norms, the class token or position embeddings.
+    et al. 2024, kellerjordan.github.io/posts/muon); AdamW (arXiv:1711.05101) on the rest, and on all without muon_lr.
+    Weight decay goes to the blocks' matrices only.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [p for name, p in trained if config.muon_lr is not None and name.startswith("blocks.") and p.ndim == 2]
-    taken = {id(parameter) for parameter in matrices}
-    rest = [(name, parameter) for name, parameter in trained if id(parameter) not in taken]
-    decayed = [p for name, p in rest if name.endswith("weight") and p.ndim >= 2]
-    plain = [p for name, p in rest if not (name.endswith("weight") and p.ndim >= 2)]
-    adamw = AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=config.adamw_lr,
-        betas=ADAMW_BETAS,
-        fused=True,
-    )
+    matrices = [parameter for name, parameter in trained if _is_matrix(name, parameter)]
+    rest = [{"params": [p for name, p in trained if not _is_matrix(name, p)], "weight_decay": 0.0}]
+    if config.muon_lr is None:
+        rest.append({"params": matrices, "weight_decay": config.weight_decay})
+    adamw = AdamW(rest, lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True)
     if config.muon_lr is None:
         return Optimizers((adamw,), (config.adamw_lr,))
     muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
     return Optimizers((muon, adamw), (config.muon_lr, config.adamw_lr))
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    return name.startswith("blocks.") and parameter.ndim == 2
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
