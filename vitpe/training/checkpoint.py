@@ -160,6 +160,8 @@ def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path)
     """Hold the sizes that the metadata claims against the tensors before anything is built from them: a damaged number
     could ask for more memory than there is.
     """
+    if model.depth > len(tensors):
+        raise VitpeError(f"{path}: {len(tensors)} tensors are too few for {model.depth} blocks", _DAMAGED)
     hidden = model.embed_dim * model.mlp_ratio
     claims = {
         "pos_embed": (1, 1 + model.num_patches, model.embed_dim),
@@ -168,7 +170,7 @@ def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path)
         "head.weight": (model.num_classes, model.embed_dim),
     }
     for name, shape in claims.items():
-        if name not in tensors or model.depth > len(tensors):
+        if name not in tensors:
             raise VitpeError(f"{path}: tensor {name} is missing", _DAMAGED)
         if tensors[name].shape != shape:
             raise VitpeError(
