@@ -1,0 +1,115 @@
+"""One palette of 256 colours for everything that moves: a colour map's levels, and the ink around the tiles.
+
+A GIF with one palette for all frames does not flicker, and needs no dithering when nothing else was ever drawn.
+"""
+
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.errors import UsageError
+from vitpe.viz.similarity import Floats
+
+Pixels = NDArray[np.uint8]
+
+BACKGROUND = "#ffffff"
+INK = "#1d2433"
+MUTED = "#667085"
+FAINT = "#d5d9e0"
+CELL = "#f1f3f6"
+ACCENT = "#e0245e"
+UNDEFINED = "#e6e8ec"
+HATCH = "#cdd1d8"
+
+NUM_LEVELS = 64
+# Shades that anti-aliased drawing needs between the background and each ink.
+_SHADES = {INK: 40, MUTED: 24, FAINT: 8, ACCENT: 24, CELL: 3, UNDEFINED: 1, HATCH: 1}
+# Never drawn: a frame's pixels that are as in the frame before.
+TRANSPARENT = 255
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """`#rrggbb` → (r, g, b), each 0 to 255."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """colours: (256, 3) uint8; indices 0 to NUM_LEVELS - 1 are the colour map, 255 is transparent."""
+
+    colours: Pixels
+
+    def index_of(self, colour: str) -> int:
+        """The index of the inks above, exactly."""
+        found = np.flatnonzero((self.colours[NUM_LEVELS:TRANSPARENT] == rgb(colour)).all(axis=1))
+        return NUM_LEVELS + int(found[0])
+
+    def ramp(self, colour: str) -> Pixels:
+        """256 indices from the background to an ink, by coverage 0 to 255."""
+        coverage = np.linspace(0, 1, 256)[:, None]
+        return self.nearest(np.rint(np.array(rgb(BACKGROUND)) * (1 - coverage) + np.array(rgb(colour)) * coverage))
+
+    def nearest(self, pixels: NDArray[np.generic]) -> Pixels:
+        """RGB pixels (…, 3) in 0 to 255 → the indices of the nearest inks (…); the colour map is not drawn from."""
+        red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+        packed = red << 16 | green << 8 | blue
+        table = np.zeros(1 << 24, dtype=np.uint8)  # by colour; a picture has far fewer colours than pixels
+        table[packed] = 1
+        colours = np.flatnonzero(table)
+        channels = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
+        inks = self.colours[NUM_LEVELS:TRANSPARENT].astype(np.int64)
+        table[colours] = NUM_LEVELS + np.square(channels[:, None] - inks[None]).sum(axis=2).argmin(axis=1)
+        indices: Pixels = table[packed]
+        return indices
+
+    def to_rgb(self, indices: Pixels) -> Pixels:
+        """(…) indices → (…, 3) RGB."""
+        return self.colours[indices]
+
+
+def make_palette(cmap: str) -> Palette:
+    """The palette of a matplotlib colour map. Raises UsageError when matplotlib knows none of that name."""
+    if cmap not in mpl.colormaps:
+        raise UsageError(
+            f"unknown colour map {cmap!r}",
+            hint="perceptually uniform ones are viridis, magma, inferno, plasma and cividis",
+        )
+    levels = mpl.colormaps[cmap].resampled(NUM_LEVELS)(np.arange(NUM_LEVELS))[:, :3] * 255
+    background = np.array(rgb(BACKGROUND))
+    inks = [background] + [
+        background + (np.array(rgb(colour)) - background) * (shade / num_shades)
+        for colour, num_shades in _SHADES.items()
+        for shade in range(1, num_shades + 1)
+    ]
+    colours = np.zeros((256, 3))
+    colours[:NUM_LEVELS] = levels
+    colours[NUM_LEVELS : NUM_LEVELS + len(inks)] = inks
+    colours[NUM_LEVELS + len(inks) :] = background
+    return Palette(np.rint(colours).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """Similarity → level. per_tile: each map from its own lowest to its own highest value instead of low to high."""
+
+    low: float
+    high: float
+    per_tile: bool = False
+
+    def levels(self, similarity: Floats) -> Pixels:
+        """(N, N), rows are maps → levels 0 to NUM_LEVELS - 1; TRANSPARENT where undefined. The diagonal is not scaled
+        with the others, and clips."""
+        low: float | Floats = self.low
+        high: float | Floats = self.high
+        if self.per_tile:
+            others = np.where(np.eye(len(similarity), dtype=bool) | np.isnan(similarity), np.inf, similarity)
+            low = others.min(axis=1, keepdims=True)
+            high = np.where(np.isinf(others), -np.inf, others).max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = (similarity - low) / (high - low)
+        share = np.nan_to_num(share, nan=0.5, posinf=1.0, neginf=0.0)
+        levels = np.rint(np.clip(share, 0, 1) * (NUM_LEVELS - 1)).astype(np.uint8)
+        levels[np.isnan(similarity)] = TRANSPARENT
+        return levels

@@ -1,0 +1,201 @@
+"""The annotated picture: all maps, one patch at an eye and one at the border enlarged, and what to see there.
+
+Every place follows from the grid and from where the eyes are; every number is measured. Nothing is set by hand.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitpe.viz.colours import ACCENT, BACKGROUND, INK, MUTED, ColourScale, Palette, Pixels
+from vitpe.viz.face_drawing import draw_image_plane
+from vitpe.viz.history import Checkpoint
+from vitpe.viz.numbers import EyeMatch, eye_matches, number_text
+from vitpe.viz.scale_bar import draw_bar, draw_numbers
+from vitpe.viz.sheet import Sheet
+from vitpe.viz.similarity import Floats, cosine_similarity
+from vitpe.viz.tiles import largest_cell, lay_out_map, lay_out_tiles
+
+Patch = tuple[int, int]
+Frame = tuple[int, int, int, int]  # top row, left column, bottom row, right column; the last two excluded
+
+MARGIN = 28
+TOP = 104
+SIDE_WIDTH = 250
+ARROW_GAP = 62
+MAX_TILES_WIDTH = 400
+SKETCH_HEIGHT = 104
+MAP_TOP = TOP + SKETCH_HEIGHT + 66
+BAR_WIDTH = 240
+UNDEFINED_TEXT = "Its map is undefined: the embeddings start at zero."
+
+
+@dataclass(frozen=True)
+class Story:
+    """One enlarged map: whose it is, what is said about it, and what to look at, the first frame being named."""
+
+    patch: Patch
+    heading: str
+    text: str
+    frames: tuple[Frame, ...]
+    frames_text: str
+
+
+def explained_picture(checkpoint: Checkpoint, colours: ColourScale, palette: Palette, scale: int) -> Pixels:
+    """RGB pixels; `scale` 1 is for screens, 2 or 3 for print."""
+    similarity = cosine_similarity(checkpoint.embeddings)
+    levels = colours.levels(similarity)
+    num_rows, num_columns = checkpoint.grid_size
+    tiles = lay_out_tiles(checkpoint.grid_size, largest_cell(num_columns, MAX_TILES_WIDTH), scale)
+    tiles_height, tiles_width = (side // scale for side in tiles.source.shape)
+    map_cell = max(1, min(SIDE_WIDTH // num_columns, 300 // num_rows))
+    map_height, map_width = map_cell * num_rows, map_cell * num_columns
+
+    tiles_x = MARGIN + SIDE_WIDTH + ARROW_GAP
+    right_x = tiles_x + tiles_width + ARROW_GAP
+    height = max(TOP + tiles_height + 76, MAP_TOP + map_height + 60) + MARGIN
+    sheet = Sheet(right_x + SIDE_WIDTH + MARGIN, height, scale)
+    _draw_head(sheet, checkpoint)
+    sheet.picture(palette.to_rgb(tiles.draw(levels, palette)), tiles_x, TOP)
+    draw_numbers(sheet, tiles, tiles_x, TOP)
+    _draw_bar(sheet, tiles_x + (tiles_width - BAR_WIDTH) / 2, TOP + tiles_height + 36, colours, palette)
+
+    for story, x, map_x in (
+        (_inner_story(checkpoint, similarity), MARGIN, MARGIN + SIDE_WIDTH - map_width),
+        (_border_story(checkpoint, similarity), right_x, right_x),
+    ):
+        _draw_story(sheet, checkpoint, story, x)
+        patch_map = lay_out_map(checkpoint.grid_size, story.patch, map_cell * scale)
+        sheet.picture(palette.to_rgb(patch_map.draw(levels, palette)), map_x, MAP_TOP)
+        _annotate(sheet, story, map_x, map_cell, checkpoint.grid_size)
+        top, left, bottom, right = (edge / scale for edge in tiles.tile_box(*story.patch))
+        sheet.rectangle(tiles_x + left - 1, TOP + top - 1, right - left + 2, bottom - top + 2, edge=ACCENT, line=2.5)
+        to_left = map_x < tiles_x
+        start = tiles_x + (left - 2 if to_left else right + 2), TOP + (top + bottom) / 2
+        end = (map_x + map_width + 5 if to_left else map_x - 5), MAP_TOP + (story.patch[0] + 0.5) * map_cell
+        sheet.arrow(start, end, ACCENT, bend=0.12 if to_left else -0.12)
+    return sheet.pixels()
+
+
+def _draw_head(sheet: Sheet, checkpoint: Checkpoint) -> None:
+    num_rows, num_columns = checkpoint.grid_size
+    sheet.text(MARGIN, 42, "What the position embeddings know of the image", 24, weight="bold")
+    facts = [f"cosine similarity of {num_rows} × {num_columns} position embeddings", checkpoint.label]
+    if checkpoint.images_seen is not None:
+        facts.append(f"{checkpoint.images_seen:,} images seen")
+    if checkpoint.valid_accuracy is not None:
+        facts.append(f"valid accuracy {checkpoint.valid_accuracy:.1%}")
+    sheet.text(MARGIN, 68, " · ".join(facts), 14.5, MUTED)
+
+
+def _draw_bar(sheet: Sheet, x: float, y: float, colours: ColourScale, palette: Palette) -> None:
+    label = "lowest to highest of each tile" if colours.per_tile else "cosine similarity"
+    sheet.text(x + BAR_WIDTH / 2, y - 8, label, 12.5, MUTED, align="center")
+    draw_bar(sheet, x, y, BAR_WIDTH, 12, palette, None if colours.per_tile else (colours.low, colours.high))
+
+
+def _draw_story(sheet: Sheet, checkpoint: Checkpoint, story: Story, x: float) -> None:
+    """Heading, the patch's place in the image, and the text beside it."""
+    num_rows, num_columns = checkpoint.grid_size
+    sheet.text(x, TOP + 4, story.heading, 16, weight="bold")
+    cell = max(1, min(SKETCH_HEIGHT // num_rows, 90 // num_columns))
+    y = TOP + 20
+    draw_image_plane(sheet, x, y, checkpoint.grid_size, cell, checkpoint.face)
+    row, column = story.patch
+    sheet.rectangle(x + column * cell, y + row * cell, cell, cell, fill=INK)
+    text_x = x + num_columns * cell + 14
+    sheet.paragraph(text_x, y + 11, x + SIDE_WIDTH - text_x, story.text, 13)
+
+
+def _annotate(sheet: Sheet, story: Story, x: float, cell: int, grid_size: tuple[int, int]) -> None:
+    """Names for the patch itself, above the map, and for what to look at, below it."""
+    row, column = story.patch
+    centre = x + (column + 0.5) * cell
+    middle = x + grid_size[1] * cell / 2
+    label_x = middle + 0.35 * (centre - middle)
+    sheet.leader((label_x, MAP_TOP - 10), (centre, MAP_TOP + row * cell))
+    sheet.text(label_x, MAP_TOP - 15, "the patch itself", 13, align="center")
+
+    for top_row, left_column, bottom_row, right_column in story.frames:
+        box = (x + left_column * cell, MAP_TOP + top_row * cell)
+        size = ((right_column - left_column) * cell, (bottom_row - top_row) * cell)
+        for ink, width in ((BACKGROUND, 5.0), (ACCENT, 2.5)):
+            sheet.rectangle(*box, *size, edge=ink, line=width)
+    _, left_column, bottom_row, right_column = story.frames[0]
+    target_x = x + (left_column + right_column) / 2 * cell
+    below = MAP_TOP + grid_size[0] * cell
+    label_x = middle + 0.35 * (target_x - middle)
+    sheet.leader((label_x, below + 14), (target_x, MAP_TOP + bottom_row * cell))
+    sheet.text(label_x, below + 29, story.frames_text, 13, ACCENT, align="center")
+
+
+def _inner_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
+    """A patch at the left eye; without a face, one half way to the left edge, and its mirror image."""
+    (num_rows, num_columns), face = checkpoint.grid_size, checkpoint.face
+    if face is None:
+        row, column = num_rows // 2, num_columns // 4
+        mirrored = (row, num_columns - 1 - column)
+        mean = _mean_similarity(checkpoint, similarity, (row, column), [mirrored])
+        return Story(
+            patch=(row, column),
+            heading="A patch inside",
+            text=f"Row {row}, column {column}. Framed in its map: the patch on the opposite side.",
+            frames=(_frame_around([mirrored]),),
+            frames_text=f"opposite: {number_text(mean)}",
+        )
+    row, column = face.outer_left_eye
+    match = next((m for m in eye_matches(similarity, checkpoint.grid_size, face) if m.patch == (row, column)), None)
+    mean = _mean_similarity(checkpoint, similarity, (row, column), face.right_eye)
+    return Story(
+        patch=(row, column),
+        heading="A patch at the left eye",
+        text=f"Row {row}, column {column}. " + (UNDEFINED_TEXT if match is None else _match_text(match)),
+        frames=(_frame_around(face.right_eye),),
+        frames_text=f"the right eye: mean {number_text(mean)}",
+    )
+
+
+def _match_text(match: EyeMatch) -> str:
+    row, column = match.match
+    place = "on the right eye" if match.on_right_eye else "not on the right eye"
+    return (
+        f"Beyond its neighbours it is most like row {row}, column {column}, {place}: {number_text(match.similarity)}."
+    )
+
+
+def _border_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
+    """The middle of the right border."""
+    num_rows, num_columns = checkpoint.grid_size
+    patch = (num_rows // 2, num_columns - 1)
+    everywhere = [(row, column) for row in range(num_rows) for column in range(num_columns)]
+    border = [p for p in everywhere if p[0] in (0, num_rows - 1) or p[1] in (0, num_columns - 1)]
+    inside = [p for p in everywhere if p not in border]
+    to_border, to_inside = (_mean_similarity(checkpoint, similarity, patch, others) for others in (border, inside))
+    text = f"Row {patch[0]}, column {patch[1]}. " + (
+        UNDEFINED_TEXT
+        if to_border is None
+        else f"Its mean similarity to the rest of the border is {number_text(to_border)},"
+        f" to the patches inside {number_text(to_inside)}."
+    )
+    return Story(
+        patch=patch,
+        heading="A patch at the border",
+        text=text,
+        frames=((0, 0, num_rows, num_columns), (1, 1, num_rows - 1, num_columns - 1)),
+        frames_text=f"the border: mean {number_text(to_border)}",
+    )
+
+
+def _frame_around(patches: Iterable[Patch]) -> Frame:
+    rows, columns = zip(*patches, strict=True)
+    return min(rows), min(columns), max(rows) + 1, max(columns) + 1
+
+
+def _mean_similarity(checkpoint: Checkpoint, similarity: Floats, patch: Patch, others: Iterable[Patch]) -> float | None:
+    """Mean similarity of a patch to others, itself left out; None when there are none or it is undefined."""
+    num_columns = checkpoint.grid_size[1]
+    row = similarity[patch[0] * num_columns + patch[1]]
+    values = [row[other[0] * num_columns + other[1]] for other in others if other != patch]
+    mean = float(np.mean(values)) if values else float("nan")
+    return None if np.isnan(mean) else mean

@@ -1,0 +1,80 @@
+"""Checkpoints → one self-contained web page: point at a patch to see its map large, at any time of training."""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.viz.colours import ColourScale
+from vitpe.viz.history import Checkpoint, evenly, last_scored
+from vitpe.viz.similarity import Floats, cosine_similarity
+from vitpe.viz.tables import NUMBER_NAMES
+
+UNDEFINED = 65535
+# Pages beyond this are slow to open: larger grids show fewer checkpoints.
+MAX_BYTES = 16_000_000
+
+
+def page(
+    history: Sequence[Checkpoint], records: Sequence[dict[str, Any]], colours: ColourScale, cmap: str, frame_ms: int
+) -> str:
+    """The page as HTML. records: one for each checkpoint, see `checkpoint_record`."""
+    grid_size = history[0].grid_size
+    num_columns = grid_size[1]
+    shown = evenly(len(history), max(2, MAX_BYTES // (len(history[0].embeddings) ** 2)))
+    face = history[0].face
+    chosen = face.outer_left_eye if face else (grid_size[0] // 2, num_columns // 4)
+    data = {
+        "grid_size": list(grid_size),
+        "frame_ms": frame_ms,
+        "per_tile": colours.per_tile,
+        "low": colours.low,
+        "high": colours.high,
+        "colours": _base64(np.rint(mpl.colormaps[cmap](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)),
+        "patch": chosen[0] * num_columns + chosen[1],
+        "left_eye": [row * num_columns + column for row, column in face.left_eye] if face else [],
+        "right_eye": [row * num_columns + column for row, column in face.right_eye] if face else [],
+        "numbers": [{"key": key, "name": name.name, "meaning": name.meaning} for key, name in NUMBER_NAMES.items()],
+        "random": records[0]["random"],
+        "frames": [_frame(history, index, records[index]) for index in shown],
+    }
+    template = resources.files("vitpe.viz").joinpath("page.html").read_text(encoding="utf-8")
+    # No text of the data, a file's name for one, can end the script element.
+    return template.replace("__DATA__", json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
+
+
+def quantise(similarity: Floats) -> tuple[NDArray[np.uint16], float, float]:
+    """The pairs n < m of (N, N), row by row, as 0 for the lowest to 65534 for the highest; 65535 where undefined.
+
+    Returns these (N (N - 1) / 2,), little-endian, and the lowest and the highest value, set apart when they are equal.
+    """
+    pairs = similarity[np.triu_indices(len(similarity), k=1)]
+    defined = pairs[np.isfinite(pairs)]
+    low, high = (float(defined.min()), float(defined.max())) if defined.size else (-1.0, 1.0)
+    high = max(high, low + 1e-9)
+    steps = np.rint((pairs - low) / (high - low) * (UNDEFINED - 1))
+    return np.where(np.isnan(pairs), UNDEFINED, np.nan_to_num(steps)).astype("<u2"), low, high
+
+
+def _frame(history: Sequence[Checkpoint], index: int, record: dict[str, Any]) -> dict[str, Any]:
+    checkpoint, scored = history[index], last_scored(history, index)
+    pairs, low, high = quantise(cosine_similarity(checkpoint.embeddings))
+    return {
+        "label": checkpoint.label,
+        "images_seen": checkpoint.images_seen,
+        "scored": scored and {"label": scored.label, "valid_accuracy": scored.valid_accuracy},
+        "defined": record["defined"],
+        "numbers": {key: record[key] for key in NUMBER_NAMES},
+        "low": low,
+        "high": high,
+        "pairs": _base64(pairs),
+    }
+
+
+def _base64(values: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")

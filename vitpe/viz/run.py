@@ -1,0 +1,93 @@
+"""Checkpoints → all pictures and numbers: the one entry point of viz/."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitpe.files import write_atomic
+from vitpe.viz.colours import ColourScale, Palette, Pixels, make_palette
+from vitpe.viz.explained import explained_picture
+from vitpe.viz.figures import components_picture
+from vitpe.viz.frames import FramePainter
+from vitpe.viz.gif import make_folder, png, write_animation
+from vitpe.viz.history import Checkpoint, evenly, load_history, parse_grid
+from vitpe.viz.html import page
+from vitpe.viz.numbers import checkpoint_record, random_numbers
+from vitpe.viz.options import VizOptions
+from vitpe.viz.panel import Curve
+from vitpe.viz.similarity import colour_range, cosine_similarity
+
+# The animation's frame is 842 pixels wide, for screens; the others are wider to begin with.
+PRINT_SCALE = 3
+ZOOM_SCALE = 2
+
+
+@dataclass(frozen=True)
+class VizResult:
+    """paths: what was written. records: one JSON-able dictionary a checkpoint, by step; see `checkpoint_record`.
+    notes: what a user might wonder about, one line each.
+    """
+
+    paths: tuple[Path, ...]
+    records: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizResult:
+    """Draw the position embeddings of the checkpoints that `paths` name: run folders, folders of checkpoints, files.
+
+    Writes into `options.out`, each file whole or not at all: pe_similarity.gif (or .mp4, .webp, a folder of PNGs) from
+    two or more checkpoints; of the last one pe_final.png, pe_explained.png and pe_norms.png; pe_similarity.html.
+    Raises VitpeError for checkpoints that cannot be read or do not belong together, and for places to write that fail.
+    """
+    options = options or VizOptions()
+    history = load_history(paths, parse_grid(options.grid) if options.grid else None)
+    first = history[0]
+    random = random_numbers(first.embeddings.shape[1], first.grid_size, first.face)
+    records = tuple(checkpoint_record(checkpoint, random) for checkpoint in history)
+    low, high = colour_range(cosine_similarity(checkpoint.embeddings) for checkpoint in history)
+    colours = ColourScale(low, high, options.per_tile_scale)
+    palette = make_palette(options.cmap)
+    make_folder(options.out)
+
+    written, notes = [], []
+    shown = evenly(len(history), options.max_frames)
+    frames = [history[index] for index in shown]
+    curve = Curve(
+        "Mirror symmetry",
+        "correlation of maps with mirrored maps",
+        [records[index]["mirror_symmetry"] for index in shown],
+        random.mirror_symmetry,
+    )
+    if len(frames) > 1:
+        painter = FramePainter(frames, curve, colours, palette, options.size)
+        target = options.out / "pe_similarity"
+        written.append(write_animation(painter.draw_all(), palette, options.timing, options.format, target))
+        if len(frames) < len(history):
+            notes.append(f"the animation shows {len(frames)} of {len(history)} checkpoints, evenly spread")
+    else:
+        notes.append("one checkpoint alone: still pictures only, no animation")
+    if options.stills:
+        written += _write_stills(frames, curve, colours, palette, options)
+    if options.html:
+        text = page(history, records, colours, options.cmap, options.frame_ms)
+        written.append(options.out / "pe_similarity.html")
+        write_atomic(written[-1], text.encode())
+    if not records[-1]["defined"]:
+        notes.append("similarity is undefined in the last checkpoint: embeddings start at zero")
+    return VizResult(tuple(written), records, tuple(notes))
+
+
+def _write_stills(
+    frames: Sequence[Checkpoint], curve: Curve, colours: ColourScale, palette: Palette, options: VizOptions
+) -> list[Path]:
+    painter = FramePainter(frames, curve, colours, palette, options.size, PRINT_SCALE)
+    pictures: dict[str, Callable[[], Pixels]] = {  # one at a time, as each takes a hundred megabytes to draw
+        "pe_final.png": lambda: palette.to_rgb(painter.draw(len(frames) - 1)),
+        "pe_explained.png": lambda: explained_picture(frames[-1], colours, palette, ZOOM_SCALE),
+        "pe_norms.png": lambda: components_picture(frames[-1], palette, ZOOM_SCALE),
+    }
+    for name, draw in pictures.items():
+        write_atomic(options.out / name, png(draw()))
+    return [options.out / name for name in pictures]
