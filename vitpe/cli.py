@@ -14,6 +14,7 @@ import typer
 from vitpe import __version__
 from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, PRESETS, DataConfig, RunConfig, TrainConfig, preset, with_values
 from vitpe.errors import UsageError, VitpeError
+from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
 app = typer.Typer(
     name="vitpe",
@@ -313,6 +314,68 @@ def predict(
             sys.stdout.write(line)
             sys.stdout.flush()
     failures.check()
+
+
+@app.command(name="viz-pe")
+def viz_pe(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run folders, folders of checkpoints, or safetensors files. Default: runs."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = VizOptions.out,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", help="Of the animation: gif, mp4, webp, png-frames; of the numbers: table, json, jsonl."
+        ),
+    ] = None,
+    frame_ms: Annotated[int, typer.Option(help="How long a frame is shown, in milliseconds.")] = VizOptions.frame_ms,
+    size: Annotated[int, typer.Option(help="Width of the animation in pixels.")] = VizOptions.size,
+    cmap: Annotated[str, typer.Option(help="A colour map of matplotlib's.")] = VizOptions.cmap,
+    per_tile_scale: Annotated[
+        bool, typer.Option("--per-tile-scale", help="Each map on a scale of its own: sharper, but not comparable.")
+    ] = VizOptions.per_tile_scale,
+    grid: Annotated[
+        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Of patches, for files that do not say it.")
+    ] = VizOptions.grid,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also a page to explore: hover over a patch, slide through time.")
+    ] = VizOptions.html,
+    stills: Annotated[bool, typer.Option(help="Also the still pictures, at print quality.")] = VizOptions.stills,
+) -> None:
+    """Draw what position embeddings learned: the similarity GIF over a run's history, stills, and numbers.
+
+    Example: vitpe viz-pe runs/ckpts --html
+    """
+    from vitpe import console
+    from vitpe.viz.run import visualize
+    from vitpe.viz.tables import numbers_table
+
+    kinds = ("table", "json", "jsonl")
+    for name in formats or []:
+        _one_of("--format", name, (*ANIMATION_FORMATS, *kinds))
+    kind = _choose_format(next((name for name in formats or [] if name in kinds), None), kinds)
+    options = VizOptions(
+        out,
+        next((name for name in ANIMATION_FORMATS if name in (formats or [])), VizOptions.format),
+        frame_ms,
+        size=size,
+        cmap=cmap,
+        per_tile_scale=per_tile_scale,
+        grid=grid,
+        html=html,
+        stills=stills,
+    )
+    result = visualize(paths or [DEFAULT_RUN], options)
+    for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
+        console.show_note(note)
+    if kind == "table":
+        console.show_table(numbers_table(result.records))
+    elif kind == "json":
+        print(json.dumps(result.records, indent=2))
+    else:
+        for record in result.records:
+            print(json.dumps(record))
 
 
 @app.command()
