@@ -116,7 +116,7 @@ class TrainConfig:
     steps: int | None = None
     batch_size: int = 64
     muon_lr: float | None = 0.02
-    adamw_lr: float = 1e-3
+    adamw_lr: float = 3e-3
     weight_decay: float = 0.1
     warmup_fraction: float = 0.05
     ema_decay: float = 0.99
@@ -124,7 +124,7 @@ class TrainConfig:
     patch_keep: float = 1.0
     seed: int = 0
     num_checkpoints: int = 60
-    num_evals: int = 10
+    num_evals: int = 8
     keep: Literal["auto", "all", "pos_embed"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -166,22 +166,27 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         summary="0.9 M parameters, minutes on a laptop's CPU",
         model=ModelConfig(embed_dim=128, depth=4, num_heads=2),
-        train=TrainConfig(epochs=8),
+        train=TrainConfig(epochs=16, patch_keep=0.5),
+    ),
+    "laptop": Preset(
+        summary="2.9 M parameters, less than an hour on a laptop's CPU",
+        model=ModelConfig(embed_dim=192, depth=6, num_heads=3),
+        train=TrainConfig(epochs=24, patch_keep=0.5),
     ),
     "small": Preset(
-        summary="ViT-S/16, 21.6 M parameters",
+        summary="ViT-S/16, 21.6 M parameters, for a GPU",
         model=ModelConfig(embed_dim=384, depth=12, num_heads=6, drop_path_rate=0.1),
-        train=TrainConfig(epochs=30, batch_size=256),
+        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=1e-3, patch_keep=0.5),
     ),
     "reference": Preset(
-        summary="25.7 M parameters, the size that this project started from",
+        summary="25.7 M parameters, the size that this project started from, for a GPU",
         model=ModelConfig(embed_dim=512, depth=8, num_heads=8, drop_path_rate=0.1),
-        train=TrainConfig(epochs=30, batch_size=256),
+        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=1e-3, patch_keep=0.5),
     ),
     "base": Preset(
-        summary="ViT-B/16, 85.8 M parameters",
+        summary="ViT-B/16, 85.8 M parameters, for a GPU",
         model=ModelConfig(embed_dim=768, depth=12, num_heads=12, drop_path_rate=0.2),
-        train=TrainConfig(epochs=30, batch_size=256),
+        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=1e-3, patch_keep=0.5),
     ),
 }
 DEFAULT_PRESET = "tiny"
