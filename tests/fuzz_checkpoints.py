@@ -77,7 +77,7 @@ class Bench:
         scores = {"mean_accuracy": 0.9, "mean_average_precision": 0.8}
         progress = Progress("fingerprint", 4, 2, scores, scored_step=4, best_score=0.9, best_step=4)
         optimizer = {name: value + 1 for name, value in self._trainer._optimizers.expected_state().items()}
-        state = replace(self._trainer.state(), progress=progress, optimizer=optimizer, loss_sum=torch.tensor(1.25))
+        state = replace(self._trainer.state(), progress=progress, optimizer=optimizer, loss_sums=torch.tensor([1.25]))
         self.whole = []
         for write in (
             lambda: save_checkpoint(self.path, model.state_dict(), info),

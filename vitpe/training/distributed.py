@@ -37,17 +37,27 @@ class Workers:
             value /= self.world_size
         return value
 
-    def highest(self, value: int) -> int:
-        """The largest of all workers' values: how one worker's wish to stop reaches all at the same step."""
+    def highest(self, *values: int) -> list[int]:
+        """The largest of all workers' values, one by one: how one worker's wish reaches all at the same step."""
         if self.world_size == 1:
-            return value
-        shared = torch.tensor(value)
+            return list(values)
+        shared = torch.tensor(values)
         dist.all_reduce(shared, dist.ReduceOp.MAX, group=_host_group())
-        return int(shared)
+        return [int(value) for value in shared]
 
     def agree(self, value: int) -> bool:
         """Whether all workers have the same value."""
-        return self.highest(value) == -self.highest(-value)
+        highest, negative_lowest = self.highest(value, -value)
+        return highest == -negative_lowest
+
+    def gather(self, value: torch.Tensor) -> torch.Tensor:
+        """A number of each worker → (world_size,) on the CPU, by rank."""
+        host = value.detach().to("cpu", copy=True)
+        if self.world_size == 1:
+            return host.reshape(1)
+        gathered = [torch.zeros_like(host) for _ in range(self.world_size)]
+        dist.all_gather(gathered, host, group=_host_group())
+        return torch.stack(gathered)
 
 
 _groups: dict[str, Any] = {}

@@ -126,13 +126,16 @@ class Trainer:
         return self.step >= self.plan.num_steps
 
     def state(self) -> TrainState:
-        """All that `restore` needs, copied to the CPU, so that training may go on while it is written."""
+        """All that `restore` needs, copied to the CPU, so that training may go on while it is written.
+
+        All workers must ask for it at the same step.
+        """
         return TrainState(
             progress=self.progress,
             model=_copies(self._model.state_dict()),
             average=_copies(self._average.tensors) if self._average is not None else {},
             optimizer=_copies(self._optimizers.state_tensors()),
-            loss_sum=self._loss_sum.to("cpu", copy=True),
+            loss_sums=self._workers.gather(self._loss_sum),
         )
 
     def restore(self, state: TrainState) -> None:
@@ -147,7 +150,8 @@ class Trainer:
         self._model.load_state_dict(state.model)
         if self._average is not None:
             self._average.tensors = {name: value.to(self._device) for name, value in state.average.items()}
-        self._loss_sum.copy_(state.loss_sum)
+        same_workers = len(state.loss_sums) == self._workers.world_size
+        self._loss_sum.copy_(state.loss_sums[self._workers.rank] if same_workers else state.loss_sums.mean())
         self.progress = state.progress
         if not self.finished:
             self._check(state.optimizer, self._optimizers.expected_state() if self.step else {})
@@ -185,9 +189,10 @@ class Trainer:
             while not self.finished:
                 self._update(forward, next(batches))
                 self._after_step(clock, valid, writer)
-                signal_number = self._workers.highest(stop.signal_number or 0)
-                if signal_number and not self.finished:
+                signal_number, overdue = self._workers.highest(stop.signal_number or 0, self._is_overdue(writer))
+                if (signal_number or overdue) and not self.finished:
                     self._save_state(writer)
+                if signal_number and not self.finished:
                     writer.wait()
                     raise Interrupted(signal_number, self.step, hint)
         finally:
@@ -240,19 +245,12 @@ class Trainer:
             epoch = f"{step / plan.steps_per_epoch:.4f}"
             self._folder.log({"step": step, "epoch": epoch, "images_seen": step * plan.batch_size} | row)
         self._reporter.progress(step, plan.num_steps, loss, speed)
-        if self._workers.is_first:
-            self._write(writer)
-
-    def _write(self, writer: Writer) -> None:
-        """What the step leaves besides its row; the order matters, see the top of the file."""
-        if self.step in self.plan.checkpoints:
+        if step in plan.checkpoints and self._workers.is_first:
             info = replace(self._describe(), history_only=self._config.keep == "pos_embed")
-            writer.submit(save_checkpoint, self._folder.checkpoint(self.step), self._snapshot(), info)
-        best = self.step > 0 and self.progress.best_step == self.step
-        overdue = time.monotonic() - self._state_saved_at > STATE_INTERVAL_SECONDS and not writer.busy
-        if best or overdue or self.finished:
+            writer.submit(save_checkpoint, self._folder.checkpoint(step), self._snapshot(), info)
+        if step in plan.evals or self.finished:
             self._save_state(writer)
-        if best:
+        if step == self.progress.best_step and self._workers.is_first:
             writer.submit(save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
     def _take_mean_loss(self) -> float:
@@ -292,10 +290,16 @@ class Trainer:
             "valid_mean_average_precision": scores.get("mean_average_precision", ""),
         }
 
+    def _is_overdue(self, writer: Writer) -> bool:
+        """Whether the first worker would like to save a state now."""
+        waited = time.monotonic() - self._state_saved_at
+        return self._workers.is_first and waited > STATE_INTERVAL_SECONDS and not writer.busy
+
     def _save_state(self, writer: Writer) -> None:
+        state = self.state()
         if self._workers.is_first:
-            writer.submit(save_state, self._folder.state, self.state())
-            self._state_saved_at = time.monotonic()
+            writer.submit(save_state, self._folder.state, state)
+        self._state_saved_at = time.monotonic()
 
     def _snapshot(self) -> dict[str, Tensor]:
         """The weights that are scored and kept, copied, so that training may go on while they are written."""

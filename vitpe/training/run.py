@@ -163,9 +163,11 @@ def _prepare(
         _resume(trainer, run, workers, reporter)
     if not trainer.finished:
         _report_history(config, model, plan, reporter)
+        if not resuming:
+            state = trainer.state()
+            if workers.is_first:
+                save_state(run.state, state)  # before config.json, which makes it a run to resume
         if workers.is_first:
-            if not resuming:
-                save_state(run.state, trainer.state())  # before config.json, which makes it a run to resume
             run.write_config(config)
             run.truncate(trainer.step)
     return trainer

@@ -44,21 +44,21 @@ class TrainState:
     """A run after progress.step updates. Data order and random draws are functions of (seed, step) and need no state.
 
     model, average, optimizer: named tensors; average is empty without EMA, optimizer before the first update.
-    loss_sum: of progress.num_losses steps.
+    loss_sums: (workers,), each one's sum over progress.num_losses steps.
     """
 
     progress: Progress
     model: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss_sums: Tensor = field(default_factory=lambda: torch.zeros(1))
 
 
 def save_state(path: Path, state: TrainState) -> None:
     """Write `path` whole or not at all; VitpeError, with `path` untouched, when training has diverged."""
     groups = {"model": state.model, "average": state.average, "optimizer": state.optimizer}
     tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
-    tensors["loss_sum"] = state.loss_sum
+    tensors["loss_sums"] = state.loss_sums
     values = {"state_version": STATE_VERSION, **to_json(state.progress)}
     write_tensors(path, tensors, {_KEY: json.dumps(values, allow_nan=False)})
 
@@ -72,8 +72,10 @@ def load_state(path: Path) -> TrainState:
         if group not in groups:
             raise VitpeError(f"{path}: tensor {key!r} is not part of a training state", _HINT)
         groups[group][name] = value
-    check_tensors(groups[""], {"loss_sum": torch.zeros(())}, path)
-    return TrainState(progress, groups["model"], groups["average"], groups["optimizer"], groups[""]["loss_sum"])
+    single = groups[""]
+    num_workers = len(single["loss_sums"]) if "loss_sums" in single and single["loss_sums"].ndim == 1 else 1
+    check_tensors(single, {"loss_sums": torch.zeros(max(1, num_workers))}, path)
+    return TrainState(progress, groups["model"], groups["average"], groups["optimizer"], single["loss_sums"])
 
 
 def _parse_progress(path: Path, metadata: dict[str, str]) -> Progress:
