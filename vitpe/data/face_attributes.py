@@ -87,7 +87,7 @@ def uniforms(seed: int, stream: int, indices: NDArray[np.int64], num: int) -> ND
     SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) with index · num + column as its counter.
     """
     start = _mix(_mix(np.array([seed], np.int64).astype(np.uint64)) + np.uint64(stream))
-    state = indices.astype(np.uint64)[:, None] * np.uint64(num) + np.arange(num, dtype=np.uint64)
+    state = (indices[:, None] * num + np.arange(num)).astype(np.uint64)
     state *= np.uint64(0x9E3779B97F4A7C15)
     state += start
     bits = _mix(state) >> np.uint64(11)

@@ -28,6 +28,7 @@ _EYE_X: Final = 19.5
 _EYE_Y: Final = 111.0
 _MOUTH_Y: Final = 150.0
 _STRIPS: Final = 4
+"""Divides the rows of the head's box."""
 _SHADOW: Final = (-0.34, -0.42, -0.46)
 """Shadow on skin is warm: blue goes first."""
 _LIGHT: Final = (0.30, 0.30, 0.27)
@@ -51,13 +52,10 @@ def skin_field(p: Portraits, x: Array, y: Array) -> Array:
 
     x: (n, 1, w), y: (n, h, 1) face coordinates.
     """
-    male, old, made_up = (
-        p.flag("Male"),
-        1.2 * (1 - p.flag("Young")) * (0.7 + 0.3 * p.chance("plate_x")),
-        p.amount("Heavy_Makeup"),
-    )
+    old = (1 - p.flag("Young")) * (0.84 + 0.36 * p.chance("plate_x"))
+    male, made_up = p.flag("Male"), p.amount("Heavy_Makeup")
     cheekbones, bags = p.amount("High_Cheekbones"), p.amount("Bags_Under_Eyes")
-    smile, pale = p.amount("Smiling"), p.flag("Pale_Skin")
+    smile = p.amount("Smiling")
     nose, tip = nose_shape(p)
     stubble = p.amount("5_o_Clock_Shadow") * p.flag("5_o_Clock_Shadow")
     chin = p.traits["chin"]
@@ -104,7 +102,7 @@ def skin_field(p: Portraits, x: Array, y: Array) -> Array:
     tints[..., 0] = 1.0
     for k, (*_, tint, amount) in enumerate(spots, start=1):
         tints[..., k] = np.asarray(tint, np.float32).reshape(-1, 3, 1) * (amount * ones)
-    tints *= p.traits["skin"] * (1 - 0.0 * pale[:, None])
+    tints *= p.traits["skin"]
     # In strips: a product this small is faster on one core than shared among many.
     strips = (rows[:, None] * tints).reshape(len(p), 3, _STRIPS, -1, 1 + len(spots))
     field: Array = np.matmul(strips, columns[:, None, None])
@@ -308,7 +306,7 @@ def paint_eyeglasses(p: Portraits) -> None:
     for where, side, out, y in _eyes(some, 94, 130, 21):
         distance = (np.abs(out) / 16.2) ** square + (np.abs(y - 112.5) / tall) ** square
         distance = (1 - distance ** (1 / square)) * tall
-        lens = ramp(distance + 0)
+        lens = ramp(distance.copy())
         some.blend(where, lens * (0.07 + 0.80 * dark), rgb(0.05, 0.05, 0.06))
         some.blend(where, 0.20 * lens * line(side * out + 0.9 * (y - 112) + 5, 1.6, 2.0), rgb(1, 1, 1))
         some.blend(where, line(distance, thick), frame)

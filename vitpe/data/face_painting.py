@@ -121,7 +121,7 @@ def paint_double_chin(p: Portraits) -> None:
 
 
 def paint_clothes(p: Portraits) -> None:
-    """A top cut round or in a V; with Wearing_Necktie a suit, a shirt and a tie."""
+    """A top with a round neckline; with Wearing_Necktie a suit, a shirt and a tie."""
     where = box(-89, 89, 180, 217)
     x, y = np.abs(p.x[:, :, where[1]]), p.y[:, where[0]]
     male, tie = p.flag("Male"), p.flag("Wearing_Necktie")
@@ -142,7 +142,7 @@ def paint_clothes(p: Portraits) -> None:
 def _paint_necktie(p: Portraits) -> None:
     where = box(-40, 40, 178, 217)
     x, y = np.abs(p.x[:, :, where[1]]), p.y[:, where[0]]
-    shirt = ramp(np.minimum(25 - 0.55 * (y - 186) - x, y - 187 + 0.0 * x))
+    shirt = ramp(np.minimum(25 - 0.55 * (y - 186) - x, y - 187))
     p.blend(where, shirt, (0.92 - 0.12 * bump(x - 9 + 0.3 * (y - 200), 2.0))[:, None] * rgb(0.95, 0.96, 1.0))
     lapel = line(x - 25 + 0.55 * (y - 186), 0.9)
     p.blend(where, 0.5 * lapel * ramp(y - 188), rgb(0.03, 0.03, 0.04))
@@ -199,8 +199,7 @@ def _paint_hair_to(some: Portraits, bottom: int) -> None:
     traits = some.traits
     signed = some.x[:, :, where[1]] - 2 * some.yaw
     y = some.y[:, rows]
-    x = np.abs(signed)
-    x = x + traits["hair_wave"][:, rows]
+    x = np.abs(signed) + traits["hair_wave"][:, rows]
     outline = traits["hair_outline"][:, rows]
     coverage = ramp((outline - x) * traits["hair_slope"][:, rows])
     coverage *= 1 - _hair_opening(some, signed, x, where[0])
@@ -277,9 +276,8 @@ def paint_hat(p: Portraits) -> None:
     coverage *= ramp(bottom - y)
     colour = hue(some.chance("hat_hue"), 0.6 * some.chance("hat_value"), 0.10 + 0.75 * some.chance("hat_value"))
     light = 1 - 0.38 * (x / width) ** 4 + 0.12 * bump(signed + 14, 12.0) * bump(y - 48, 14.0)
-    light += (1 - brimmed) * 0.09 * np.sin(signed * 1.5) - 0.5 * line(
-        y - bottom + 11 + 2 * brimmed, 0.5 + 3.5 * brimmed
-    )
+    band = line(y - bottom + 11 + 2 * brimmed, 0.5 + 3.5 * brimmed)
+    light += (1 - brimmed) * 0.09 * np.sin(signed * 1.5) - 0.5 * band
     some.blend(where, coverage, light[:, None] * colour)
     brim = ramp((1 - np.sqrt((x / (width + 17)) ** 2 + ((y - 77 - 0.0016 * x * x) / 6.5) ** 2)) * 6) * brimmed
     some.blend(where, brim, (0.92 - 0.25 * fade(y - 77, 6.0))[:, None] * colour)

@@ -22,7 +22,7 @@ _SKIN: Final = np.array(
 )
 _PALE_SKIN: Final = rgb(0.97, 0.89, 0.85)
 _UNNAMED_HAIR: Final = np.array(
-    [(0.16, 0.12, 0.10), (0.24, 0.15, 0.11), (0.44, 0.24, 0.15), (0.56, 0.44, 0.30)], np.float32
+    [(0.16, 0.12, 0.10), (0.22, 0.13, 0.10), (0.47, 0.21, 0.11), (0.56, 0.44, 0.30)], np.float32
 )
 """Hair that CelebA calls neither black, brown, blond nor gray: in between, or red."""
 SKULL: Final = 62.0
@@ -45,11 +45,12 @@ def settle_shape(p: Portraits) -> None:
 
 def _settle_colours(p: Portraits) -> None:
     """skin, hair, brow: (n, 3, 1, 1) colours."""
-    skin = palette(_SKIN, p.chance("skin") ** 1.5 * (1 - 0.6 * p.flag("Blond_Hair")))
+    depth = p.chance("skin") ** 1.5 * (1 - 0.6 * p.flag("Blond_Hair"))
+    skin = palette(_SKIN, depth)
     skin = skin * (1 + p.vary("skin_warmth", 0.05)[:, None] * rgb(1.0, 0.0, -1.2))
     p.traits["skin"] = mix(skin, _PALE_SKIN, 0.85 * p.flag("Pale_Skin"))
     shade = p.vary("hair_shade", 0.14)
-    hair = palette(_UNNAMED_HAIR, p.chance("hair_shade"))
+    hair = palette(_UNNAMED_HAIR, p.chance("hair_shade") * (1 - 0.8 * depth))
     named: Array = np.zeros_like(hair)
     count: Array = np.zeros((len(p), 1, 1, 1), np.float32)
     for name, colour in _NAMED_HAIR.items():
@@ -93,8 +94,8 @@ def _settle_outlines(p: Portraits) -> None:
     p.traits |= {"hair_outline": hair, "hair_slope": edge_slope(hair), "long": is_long, "hair_top": top}
 
     wavy = p.flag("Wavy_Hair") * (1 - 0.7 * p.flag("Straight_Hair"))
-    swing = (2.8 * wavy + 0.6 * (1 - wavy) * (1 - p.flag("Straight_Hair"))) * (0.5 + 0.5 * is_long)
+    swing = (2.4 * wavy + 0.6 * (1 - wavy) * (1 - p.flag("Straight_Hair"))) * (0.5 + 0.5 * is_long)
     fall = np.clip((p.y - 50) / 90, 0.25, 1)
     phase = 2 * np.pi * p.chance("hair_phase")
     turns = p.y * (2 * np.pi / (24 + 14 * p.chance("hair_offset") * is_long))
-    p.traits["hair_wave"] = swing * fall * (np.sin(turns + phase) + 0.45 * np.sin(2.3 * turns + 2 * phase))
+    p.traits["hair_wave"] = swing * fall * (np.sin(turns + phase) + 0.30 * np.sin(2.3 * turns + 2 * phase))
