@@ -6,8 +6,10 @@ torch is imported inside the commands that compute, so that `--help` and `viz-pe
 import json
 import os
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -185,76 +187,72 @@ _Format = Annotated[str | None, typer.Option("--format", help="Default: table on
 
 @app.command(name="eval")
 def evaluate(
-    checkpoint: _Checkpoint = DEFAULT_RUN,
+    checkpoints: Annotated[
+        list[Path] | None, typer.Argument(help="A checkpoint, or a run's folder (its best one). Default: runs.")
+    ] = None,
     data: _Data = None,
     labels: _Labels = None,
-    split: Annotated[str, typer.Option(help="train, valid, or test (for the final report only).")] = "valid",
+    split: Annotated[
+        Literal["train", "valid", "test"], typer.Option(help="test is for the final report only.")
+    ] = "valid",
     device: _Device = None,
     output: _Format = None,
     sort: Annotated[str | None, typer.Option(help="Order the attributes by a column; -COLUMN turns it round.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put two checkpoints side by side.")] = False,
     thresholds: Annotated[
-        str | None, typer.Option(help="'tune' fits thresholds on valid into the checkpoint, then scores --split test.")
+        str | None, typer.Option(help="A number, or 'tune': fit them on valid into the checkpoint, report on test.")
     ] = None,
-    criterion: Annotated[str, typer.Option(help="What tuning maximises: f1, balanced_accuracy, accuracy.")] = "f1",
+    criterion: Annotated[
+        Literal["f1", "balanced_accuracy", "accuracy"] | None, typer.Option(help="What tuning maximises. Default: f1.")
+    ] = None,
     calibrate: Annotated[
-        str | None, typer.Option(help="Fit 'temperature' or 'platt' on valid into the checkpoint, likewise.")
+        Literal["temperature", "platt"] | None,
+        typer.Option(help="Fit probabilities on valid into the checkpoint, report on test."),
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="A second checkpoint, shown against the first.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also draw a report into this PNG file.")] = None,
 ) -> None:
     """Score a checkpoint, attribute by attribute, against the majority's answer.
 
-    Example: vitpe eval runs --data celeba --sort lift
+    Examples: vitpe eval runs --sort lift; vitpe eval --compare runs/a runs/b --sort difference
     """
+    from vitpe.scoring import records
+
+    kind = _choose_format(output, ("table", "json", "csv"))
+    paths = checkpoints or [DEFAULT_RUN]
+    if len(paths) != (2 if compare else 1):
+        raise UsageError(f"{len(paths)} checkpoints to {'compare' if compare else 'score'}", "name 1, or 2 to --compare")
+    if compare and (report is not None or (sort is not None and kind != "table")):
+        raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
+    if not (compare and sort in ("difference", "-difference")):
+        records.sort_key(sort)  # which says at once when there is no such column
+
     from vitpe import console
     from vitpe.device import select_device
     from vitpe.files import write_atomic
-    from vitpe.scoring import records, run
+    from vitpe.scoring import run, tables
 
-    kind = _choose_format(output, ("table", "json", "csv"))
-    _one_of("--split", split, ("train", "valid", "test"))
-    _one_of("--thresholds", thresholds, (None, "tune"))
-    path, chosen_device = run.find_checkpoint(checkpoint), select_device(device)
-
-    def answer(path: Path, split: str) -> run.Answers:
-        with console.Counters() as counters:
-            return run.answer(path, split, data, labels, chosen_device, counters.start)
-
-    if thresholds is not None or calibrate is not None:
-        if split == "valid":
-            raise UsageError("what is fitted on valid must not be reported on valid", "report on test: --split test")
-        info = run.fit(answer(path, "valid"), criterion if thresholds else None, calibrate)
-        console.show_note(f"{path}: thresholds {info.thresholds_from}, calibration {info.calibration or 'none'}")
-    if split == "test":
-        console.show_note("test is for the final report: choose models on valid")
-    answers = answer(path, split)
-    if answers.info.data_source == DRAWN_FACES:
-        console.show_note("this model was trained on drawn faces")
-    if compare is not None:
-        second = answer(run.find_checkpoint(compare), split)
-        comparison = run.compare_answers(answers, second)
-        if kind == "json":
-            sys.stdout.write(records.compare_json(comparison, answers.subject(), second.subject()))
-        elif kind == "csv":
-            sys.stdout.write(records.compare_csv(comparison))
+    options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
+    with console.Counters() as counters:
+        answers = run.evaluate(paths, options, select_device(device), counters)
+    subjects = [given.subject() for given in answers]
+    if compare:
+        comparison = run.compare_answers(*answers)
+        if kind == "table":
+            console.show_table(tables.compare_table(comparison, subjects[0], subjects[1], sort=sort))
         else:
-            from vitpe.scoring.tables import compare_table
-
-            console.show_table(compare_table(comparison, answers.subject(), second.subject(), sort=sort))
+            console.write_result(getattr(records, f"compare_{kind}")(comparison, *subjects))
         return
-    scores = answers.scores()
-    if kind == "json":
-        sys.stdout.write(records.eval_json(scores, answers.subject(), sort))
-    elif kind == "csv":
-        sys.stdout.write(records.eval_csv(scores, sort))
+    scores = answers[0].scores()
+    if kind == "table":
+        console.show_table(tables.eval_table(scores, subjects[0], sort))
+    elif kind == "json":
+        console.write_result(records.eval_json(scores, subjects[0], sort))
     else:
-        from vitpe.scoring.tables import eval_table
-
-        console.show_table(eval_table(scores, answers.subject(), sort))
+        console.write_result(records.eval_csv(scores, sort))
     if report is not None:
         from vitpe.scoring.report import report_png
 
-        write_atomic(report, report_png(answers.probs(), answers.labels, scores, answers.subject()))
+        write_atomic(report, report_png(answers[0].probs(), answers[0].labels, scores, subjects[0]))
 
 
 @app.command()
@@ -279,40 +277,33 @@ def predict(
 
     Example: find photos -name '*.jpg' -print0 | vitpe predict -0 - --format jsonl
     """
-    from vitpe import console
-    from vitpe.device import select_device
-    from vitpe.scoring import predict, records, run
+    from vitpe.scoring import inputs
 
     kind = _choose_format(output, ("table", "jsonl", "json", "csv"))
-    if stdin_image:
-        names = iter([predict.STDIN_IMAGE])
-    elif not files:
-        raise UsageError("no image to predict", "name files or folders, '-' for names on stdin, or --stdin-image")
-    elif files == ["-"]:
-        names = predict.paths_from(sys.stdin.buffer, b"\0" if null else b"\n")
-    else:
-        names = predict.expand_paths(files)
-    path, chosen_device = run.find_checkpoint(checkpoint), select_device(device)
-    predictor = predict.load_predictor(path, chosen_device, attributes, threshold, top)
+    asked = inputs.Asked(files or [], null, stdin_image)
+
+    from vitpe import console
+    from vitpe.data.align import FaceAligner
+    from vitpe.device import select_device
+    from vitpe.scoring import predict, records, run
+    from vitpe.scoring.predict_table import predict_summary, predict_table
+
+    path = run.find_checkpoint(checkpoint)
+    predictor = predict.load_predictor(path, select_device(device), attributes, threshold, top)
     if predictor.info.data_source == DRAWN_FACES:
         console.show_note("this model was trained on drawn faces: do not trust it on photos")
-    aligner = None
-    if align:
-        from vitpe.data.align import FaceAligner
-
-        aligner = FaceAligner(console.show_note)
+    aligner = FaceAligner(console.show_note) if align else None
     failures = predict.Failures()
-    predictions = failures.watch(predict.predict_files(predictor, names, aligner, save_crops))
-    if kind == "table":
-        from vitpe.scoring.predict_table import predict_summary, predict_table
-
-        alone = files is None or (len(files) == 1 and Path(files[0]).is_file())
-        for prediction in predictions:
-            console.show_table(predict_table(prediction) if alone else predict_summary(prediction))
-    else:
-        for line in records.prediction_lines(kind, predictions, predictor.attributes):
-            sys.stdout.write(line)
-            sys.stdout.flush()
+    found = predict.predict_files(predictor, asked, aligner, save_crops, streaming=asked.is_stream)
+    with closing(found):
+        predictions = failures.watch(found)
+        if kind == "table":
+            for prediction in predictions:
+                shown = replace(prediction, file=console.printable(prediction.file))
+                console.show_table(predict_table(shown) if asked.is_one_image else predict_summary(shown))
+        else:
+            for text in records.prediction_lines(kind, predictions, predictor.attributes):
+                console.write_result(text)
     failures.check()
 
 

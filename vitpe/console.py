@@ -1,7 +1,10 @@
-"""What the commands say beside their result: progress, notes and errors, all on stderr."""
+"""What the commands write: results on stdout; progress, notes and errors on stderr."""
 
+import io
+import sys
 from collections.abc import Callable
 from types import TracebackType
+from typing import NoReturn
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -9,31 +12,65 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vitpe.errors import VitpeError
 
+PIPED_WIDTH = 100
+"""Of a table that goes into a pipe or a file, whose width nobody knows."""
+
 
 def stderr_console() -> Console:
-    """A console on stderr that never wraps or truncates a line when it is not a terminal."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=10_000)
-    return console
+    """A console on stderr; away from a terminal it neither wraps, nor colours, nor draws bars."""
+    if sys.stderr.isatty():
+        return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, force_terminal=False, color_system=None, width=10_000)
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line and without control of the terminal: what cannot be printed is written as \n, \x1b, \xff."""
+    return text if text.isprintable() else "".join(map(_printable_letter, text))
+
+
+def _printable_letter(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is no text, see os.fsdecode
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
 
 
 def show_error(error: VitpeError) -> None:
     """One line of fact, one line of hint."""
     console = stderr_console()
-    console.print(f"[red]error:[/] {escape(error.message)}", soft_wrap=True)
+    console.print(f"[red]error:[/] {escape(printable(error.message))}", soft_wrap=True)
     if error.hint:
-        console.print(f"[dim]hint:[/] {escape(error.hint)}", soft_wrap=True)
+        console.print(f"[dim]hint:[/] {escape(printable(error.hint))}", soft_wrap=True)
 
 
 def show_note(text: str) -> None:
     """One line that the user should know."""
-    stderr_console().print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+    stderr_console().print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise the BrokenPipeError that is being handled; rich would exit with code 1."""
+        raise
 
 
 def show_table(table: RenderableType) -> None:
-    """A result for people, on stdout."""
-    Console(highlight=False).print(table)
+    """A result for people, on stdout; the same text in every pipe, whatever the terminal and its settings."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout.isatty():
+        _Stdout(highlight=False).print(table)
+    else:
+        _Stdout(highlight=False, force_terminal=False, color_system=None, width=PIPED_WIDTH).print(table)
+
+
+def write_result(text: str) -> None:
+    """A result for programs, at once: UTF-8 whatever the locale; names that are no text byte by byte as they were."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 class Counters:
@@ -55,6 +92,10 @@ class Counters:
         """A bar over `total` things; call what is returned with how many more are done."""
         task = self._progress.add_task(description, total=total)
         return lambda count: self._progress.advance(task, count)
+
+    def note(self, text: str) -> None:
+        """One line that the user should know, above the bars."""
+        self._progress.console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def __enter__(self) -> "Counters":
         self._progress.start()
@@ -95,7 +136,7 @@ class TrainReporter:
     def note(self, text: str) -> None:
         """One line that the user should know."""
         if not self._quiet:
-            self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+            self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def prepared(self, done: int, total: int) -> None:
         """While a split's images are decoded or drawn up front."""

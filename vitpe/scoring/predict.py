@@ -1,39 +1,40 @@
-"""Image files → predictions, in order and in constant memory: decoding and the model overlap.
+"""Images → predictions, in order and in constant memory, on all cores.
 
-A reader thread submits files to a pool that decodes them, at most a few batches ahead. The model takes what is
-decoded, up to a batch: one file alone is answered at once, many come in full batches.
+Each worker thread takes a batch of files through all of it: read, decode, crop, and the model on one thread. That keeps
+every core busy without any of them waiting for another in the middle of a matrix product.
 """
 
-import glob
 import io
 import os
 import queue
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vitpe.data.images import ImageError, center_crop, decode, fit
+from vitpe.data.images import center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
-from vitpe.files import write_atomic
+from vitpe.files import make_folder, write_atomic
 from vitpe.model.vit import VisionTransformer
 from vitpe.scoring.evaluate import predict_logits
+from vitpe.scoring.inputs import Input
 from vitpe.scoring.records import Prediction, predict_record, select_attributes
 from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-STDIN_IMAGE: Final = "-"
-_MAX_BATCH: Final = 32
-_BATCHES_AHEAD: Final = 3
+_MAX_BATCH: Final = 16  # a CPU core gains nothing from more
+_MAX_BATCH_GPU: Final = 64
+_GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
+_CROP_NAME_BYTES: Final = 150
 
 Align = Callable[[Tensor, str], Tensor]
 """(decoded image (3, H, W), its name) → the part of it to show the model."""
@@ -49,6 +50,7 @@ class Predictor:
     thresholds: tuple[float, ...]
     device: torch.device
     top: int | None = None
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -58,7 +60,8 @@ class Predictor:
     def predict(self, names: list[str], images: list[Tensor]) -> list[Prediction]:
         """One Prediction for each uint8 (3, H, W) image of the model's size."""
         batch = torch.stack(images).to(self.device)
-        logits = predict_logits(self.model, batch, self.info.mean, self.info.std).cpu().double().numpy()
+        with self.turn:
+            logits = predict_logits(self.model, batch, self.info.mean, self.info.std).cpu().double().numpy()
         probs = sigmoid(logits)[:, list(self.listed)]
         thresholds = np.array(self.thresholds)
         return [
@@ -94,7 +97,7 @@ class Failures:
         if self.count:
             names = ", ".join(self.first) + (" …" if self.count > len(self.first) else "")
             raise VitpeError(
-                f"{self.count} image{'s' if self.count > 1 else ''} could not be read: {names}",
+                f"{self.count:,} image{'s' if self.count > 1 else ''} could not be read: {names}",
                 "each has a record with its error; all others are complete",
             )
 
@@ -108,159 +111,150 @@ def load_predictor(
 ) -> Predictor:
     """attributes: names parted by commas, all for None. threshold: in [0, 1] for all, the checkpoint's own for None.
 
+    From here on torch works with one thread an operation, in this and all later threads: see predict_files.
     Raises UsageError for unknown attributes and values out of range, VitpeError for a bad checkpoint.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold {threshold} is not a probability", "choose one from 0 to 1")
     if top is not None and top < 1:
         raise UsageError(f"top {top} lists nothing", "choose 1 or more")
+    torch.set_num_threads(1)
     model, info = load_checkpoint(checkpoint)
     names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
     listed = tuple(select_attributes(info.attributes, names))
     thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
-    return Predictor(model.to(device), info, listed, thresholds, device, top)
+    turn = nullcontext() if device.type == "cpu" else threading.Lock()  # a GPU takes one batch after the other
+    return Predictor(model.to(device), info, listed, thresholds, device, top, turn)
 
 
 def predict_files(
-    predictor: Predictor, names: Iterable[str], align: Align | None = None, crops: Path | None = None
-) -> Iterator[Prediction]:
-    """A Prediction for each file, in order, as soon as its batch is done; one with an error where it cannot be read.
+    predictor: Predictor,
+    inputs: Iterable[Input],
+    align: Align | None = None,
+    crops: Path | None = None,
+    *,
+    streaming: bool = False,
+) -> Generator[Prediction, None, None]:
+    """A Prediction for each input, in order, as soon as its batch is done; one with an error where it cannot be read.
 
-    crops: a folder that gets what the model sees of each file, as PNG files.
+    streaming: inputs may be slow to come, so do not wait for a whole batch of them. Otherwise equal inputs make equal
+    batches and so the same digits (in batches of another size the last digit of six may differ).
+    crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come.
     """
 
-    def load(name: str) -> Tensor:
-        try:
-            data = sys.stdin.buffer.read() if name is STDIN_IMAGE else Path(name).read_bytes()
-        except OSError as error:
-            raise ImageError(error.strerror or str(error)) from error
-        image = predictor.prepare(data, name, align)
-        if crops is not None:
-            write_atomic(crops / f"{name.strip('/').replace('/', '_')}.png", _png(image))
-        return image
-
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    waiting: queue.Queue[tuple[str, Future[Tensor]] | BaseException | None] = queue.Queue(_BATCHES_AHEAD * _MAX_BATCH)
-    stopped = threading.Event()
-
-    def submit_all() -> None:
-        end: BaseException | None = None
-        try:
-            for name in names:
-                _put(waiting, (name, pool.submit(load, name)), stopped)
-                if stopped.is_set():
-                    return
-        except BaseException as error:  # shown where the predictions are taken
-            end = error
-        _put(waiting, end, stopped)
+    def answer(numbered: list[tuple[int, Input]]) -> list[Prediction]:
+        errors: dict[int, Prediction] = {}
+        names: list[str] = []
+        images: list[Tensor] = []
+        for slot, (number, image) in enumerate(numbered):
+            try:
+                pixels = predictor.prepare(image.read(), image.name, align)
+            except VitpeError as error:
+                errors[slot] = Prediction(image.name, error=error.message)
+                continue
+            if crops is not None:
+                write_atomic(crops / _crop_name(number, image.name), _png(pixels))
+            names.append(image.name)
+            images.append(pixels)
+        done = iter(predictor.predict(names, images) if images else [])
+        return [errors.get(slot) or next(done) for slot in range(len(numbered))]
 
     if crops is not None:
-        crops.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="vitpe-decode") as pool:
-        reader = threading.Thread(target=submit_all, name="vitpe-paths", daemon=True)
-        reader.start()
+        _make_crops_folder(crops)
+    num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    max_batch = _MAX_BATCH if predictor.device.type == "cpu" else _MAX_BATCH_GPU
+    ahead = _Ahead(enumerate(inputs, start=1), 2 * num_workers * max_batch)
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="vitpe-predict")
+    try:
+        working: deque[Future[list[Prediction]]] = deque()
+        num_batches = 0
+        while True:
+            while len(working) < 2 * num_workers:
+                # Batches grow: the first answers come early, and a few images are spread over all workers.
+                size = min(1 << min(num_batches // num_workers, 10), max_batch)
+                batch = ahead.take(size, streaming, wait=not working)
+                if not batch:
+                    break
+                working.append(pool.submit(answer, batch))
+                num_batches += 1
+            if not working:
+                break
+            yield from working.popleft().result()
+        ahead.check()
+    finally:
+        ahead.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Ahead:
+    """Numbered inputs taken from an iterable by a thread, because getting the next one may take for ever."""
+
+    def __init__(self, inputs: Iterable[tuple[int, Input]], size: int) -> None:
+        self._waiting: queue.Queue[tuple[int, Input] | None] = queue.Queue(size)
+        self._error: BaseException | None = None
+        self._closed = threading.Event()
+        self._ended = False
+        threading.Thread(target=self._fill, args=(inputs,), name="vitpe-inputs", daemon=True).start()
+
+    def take(self, count: int, streaming: bool, wait: bool) -> list[tuple[int, Input]]:
+        """The next `count`, fewer at the end. With `streaming` fewer when they come slowly, and none when there is
+        none at once and not `wait`.
+        """
+        taken: list[tuple[int, Input]] = []
+        while len(taken) < count and not self._ended:
+            try:
+                if not streaming or (wait and not taken):
+                    item = self._waiting.get()
+                else:
+                    item = self._waiting.get(timeout=_GRACE_S)
+            except queue.Empty:
+                break
+            if item is None:
+                self._ended = True
+            else:
+                taken.append(item)
+        return taken
+
+    def check(self) -> None:
+        """Raise what the iterable raised, after its last input."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Let the thread end, once the iterable lets it."""
+        self._closed.set()
+
+    def _fill(self, inputs: Iterable[tuple[int, Input]]) -> None:
         try:
-            finished = False
-            while not finished:
-                chunk = _take(waiting)
-                if not isinstance(chunk[-1], tuple):
-                    finished, end = True, chunk.pop()
-                yield from _answer(predictor, [item for item in chunk if isinstance(item, tuple)])
-            if isinstance(end, BaseException):
-                raise end
-        finally:
-            stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            for item in inputs:
+                self._put(item)
+                if self._closed.is_set():
+                    return
+        except BaseException as error:
+            self._error = error
+        self._put(None)
+
+    def _put(self, item: tuple[int, Input] | None) -> None:
+        while not self._closed.is_set():
+            with suppress(queue.Full):
+                self._waiting.put(item, timeout=0.1)
+                return
 
 
-def expand_paths(arguments: Iterable[str]) -> Iterator[str]:
-    """Files as they are, the images of folders (recursively, sorted) and of glob patterns. A name that is nothing of
-    these is passed on, to become a record with an error.
-    """
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            yield from _images_below(path)
-        elif not path.exists() and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            if not matches:
-                raise VitpeError(f"nothing matches {argument}", "check the pattern; quote it so that it arrives whole")
-            yield from matches
-        else:
-            yield argument
+def _make_crops_folder(folder: Path) -> None:
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise VitpeError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
 
 
-def paths_from(stream: BinaryIO, separator: bytes) -> Iterator[str]:
-    """Names parted by `separator`, each as soon as it has arrived; empty ones are skipped."""
-    rest = b""
-    while chunk := stream.read1(1 << 16) if hasattr(stream, "read1") else stream.read(1 << 16):
-        *whole, rest = (rest + chunk).split(separator)
-        yield from _names(whole, separator)
-    yield from _names([rest], separator)
-
-
-def _names(parts: list[bytes], separator: bytes) -> Iterator[str]:
-    for part in parts:
-        name = part.removesuffix(b"\r") if separator == b"\n" else part
-        if name:
-            yield os.fsdecode(name)
+def _crop_name(number: int, name: str) -> str:
+    """No two images share one, and it sorts as they came."""
+    stem = os.fsencode(Path(name).name)[:_CROP_NAME_BYTES]
+    return f"{number:08d}-{os.fsdecode(stem)}.png"
 
 
 def _png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png")
     return buffer.getvalue()
-
-
-def _images_below(folder: Path) -> Iterator[str]:
-    found = False
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for file in sorted(files):
-            if file.lower().endswith(IMAGE_SUFFIXES):
-                found = True
-                yield str(Path(parent) / file)
-    if not found:
-        raise VitpeError(f"no images in {folder}", f"looked for {', '.join(IMAGE_SUFFIXES)}")
-
-
-def _take(
-    waiting: "queue.Queue[tuple[str, Future[Tensor]] | BaseException | None]",
-) -> list[tuple[str, Future[Tensor]] | BaseException | None]:
-    """Wait for one, then take what else is there already, up to a batch or the end."""
-    chunk = [waiting.get()]
-    while len(chunk) < _MAX_BATCH and isinstance(chunk[-1], tuple):
-        try:
-            chunk.append(waiting.get_nowait())
-        except queue.Empty:
-            break
-    return chunk
-
-
-def _put(
-    waiting: "queue.Queue[tuple[str, Future[Tensor]] | BaseException | None]",
-    item: tuple[str, Future[Tensor]] | BaseException | None,
-    stopped: threading.Event,
-) -> None:
-    """Put once there is room, or give up when nobody takes any more."""
-    while not stopped.is_set():
-        try:
-            waiting.put(item, timeout=0.1)
-            return
-        except queue.Full:
-            continue
-
-
-def _answer(predictor: Predictor, chunk: list[tuple[str, "Future[Tensor]"]]) -> Iterator[Prediction]:
-    results: dict[int, Prediction] = {}
-    slots, names, images = [], [], []
-    for slot, (name, future) in enumerate(chunk):
-        try:
-            images.append(future.result())
-            names.append(name)
-            slots.append(slot)
-        except ImageError as error:
-            results[slot] = Prediction(name, error=error.message)
-    if images:
-        results.update(zip(slots, predictor.predict(names, images), strict=True))
-    yield from (results[slot] for slot in range(len(chunk)))

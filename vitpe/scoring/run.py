@@ -1,9 +1,9 @@
 """Checkpoint + data → scores: opens both, runs the model, and fits what is fitted on valid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,36 +17,178 @@ from vitpe.scoring.compare import Comparison, compare
 from vitpe.scoring.evaluate import predict_split
 from vitpe.scoring.metrics import Scores, score
 from vitpe.scoring.records import Subject
-from vitpe.scoring.thresholds import CRITERIA, METHODS, calibrate, sigmoid, tune_thresholds
-from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from vitpe.scoring.thresholds import (
+    CRITERIA,
+    DEFAULT_THRESHOLD,
+    Criterion,
+    Method,
+    calibrate,
+    sigmoid,
+    tune_thresholds,
+)
+from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from vitpe.training.run_folder import RunFolder
 
+Split = Literal["train", "valid", "test"]
+FIT_SPLIT: Final = "valid"
+"""Where thresholds and calibration are fitted, and so where they are not to be reported."""
 _BATCH_SIZE: Final = 64
-StartProgress = Callable[[str, int], Callable[[int], None]]
+
+
+class Listener(Protocol):
+    """Who is told how it goes."""
+
+    def start(self, description: str, total: int) -> Callable[[int], None]:
+        """`total` things begin; what is returned is called with how many more are done."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should know."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """data, labels: as in DataConfig, None for what the run was trained on. split: train, valid or test.
+
+    thresholds: "tune", or a number for all attributes, or None for the checkpoint's own. criterion: of tuning, None
+    for the first of CRITERIA. calibrate: None for not at all.
+    Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
+    """
+
+    data: str | None = None
+    labels: Path | None = None
+    split: Split = "valid"
+    thresholds: str | None = None
+    criterion: Criterion | None = None
+    calibrate: Method | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.data is None:
+            raise UsageError(f"--labels {self.labels} without --data", "name the folder of the images: --data FOLDER")
+        if self.criterion is not None and not self.tunes:
+            raise UsageError(f"--criterion {self.criterion} without tuning", "tune thresholds with: --thresholds tune")
+        if self.fits and self.split == FIT_SPLIT:
+            raise UsageError(
+                f"what is fitted on {FIT_SPLIT} must not be reported on {FIT_SPLIT}", "report on test: --split test"
+            )
+        if not self.tunes and self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.thresholds} is not a probability", "choose one from 0 to 1, or tune")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether thresholds are fitted."""
+        return self.thresholds == "tune"
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is."""
+        return self.tunes or self.calibrate is not None
+
+    @property
+    def threshold(self) -> float | None:
+        """The number given for all attributes, if one was."""
+        if self.thresholds is None or self.tunes:
+            return None
+        try:
+            return float(self.thresholds)
+        except ValueError:
+            raise UsageError(f"--thresholds {self.thresholds!r}", "choose 'tune', or a number from 0 to 1") from None
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A checkpoint's logits (n, A) on a split, with the labels (n, A)."""
+    """A checkpoint's logits (n, A) on a split, with the labels (n, A), for those of its attributes that have labels.
+
+    columns: (A,) which of the checkpoint's attributes those are. source: of the images, as in Samples. threshold: for
+    all attributes, None for the checkpoint's own.
+    """
 
     path: Path
     info: CheckpointInfo
     split: str
+    source: str
+    columns: tuple[int, ...]
     logits: NDArray[np.float64]
     labels: NDArray[np.uint8]
+    threshold: float | None = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The A names."""
+        return tuple(self.info.attributes[column] for column in self.columns)
 
     def probs(self) -> NDArray[np.float64]:
         """(n, A) in [0, 1]."""
         return sigmoid(self.logits)
 
+    def thresholds(self) -> NDArray[np.float64]:
+        """(A,) the one given, else the checkpoint's, but 0.5 on the split that these were tuned on."""
+        if self.threshold is not None:
+            return np.full(len(self.columns), self.threshold)
+        if self.tuned_here():
+            return np.full(len(self.columns), DEFAULT_THRESHOLD)
+        return np.array(self.info.thresholds)[list(self.columns)]
+
+    def tuned_here(self) -> bool:
+        """Whether the checkpoint's thresholds were tuned on this split."""
+        return f"on {self.split} " in self.info.thresholds_from
+
     def scores(self) -> Scores:
-        """At the checkpoint's thresholds."""
-        return score(self.probs(), self.labels, self.info.attributes, np.array(self.info.thresholds))
+        """At `thresholds`."""
+        return score(self.probs(), self.labels, self.attributes, self.thresholds())
 
     def subject(self) -> Subject:
         """What was scored, in words."""
         info = self.info
-        return Subject(str(self.path), self.split, info.data_source, info.step, info.thresholds_from, info.calibration)
+        words = info.thresholds_from
+        if self.threshold is not None or self.tuned_here():
+            words = f"{self.thresholds()[0]:g}"
+        return Subject(str(self.path), self.split, self.source, info.step, words, info.calibration)
+
+
+def evaluate(
+    checkpoints: Sequence[Path], options: EvalOptions, device: torch.device, listener: Listener
+) -> list[Answers]:
+    """Each checkpoint's answers on the same images; first, what is to be fitted is fitted into its file.
+
+    Raises VitpeError for checkpoints or data that cannot be read and when these share no attribute, UsageError when
+    the checkpoints were trained on different data and none were named.
+    """
+    paths = [find_checkpoint(path) for path in checkpoints]
+    infos = [read_info(path) for path in paths]
+    found = [data_for(path, info, options.data, options.labels) for path, info in zip(paths, infos, strict=True)]
+    if found[0] != found[-1]:
+        raise UsageError(
+            f"{paths[0]} was trained on {found[0].data}, {paths[-1]} on {found[-1].data}",
+            "name the images to compare them on: --data FOLDER",
+        )
+    if options.split == "test":
+        listener.note("test is for the final report: choose models on valid")
+    answers = []
+    for path in paths:
+        if options.fits:
+            info = fit(answer(path, FIT_SPLIT, found[0], device, listener), options)
+            listener.note(f"{path} now has thresholds {info.thresholds_from}, calibration {info.calibration or 'none'}")
+        given = answer(path, options.split, found[0], device, listener)
+        answers.append(replace(given, threshold=options.threshold))
+    for line in dict.fromkeys(note for given in answers for note in _notes(given)):
+        listener.note(line)
+    return answers
+
+
+def _notes(given: Answers) -> Iterator[str]:
+    info, path = given.info, given.path
+    if info.data_source == DRAWN_FACES and given.source == DRAWN_FACES:
+        yield "these are drawn faces: the scores say nothing about photos"
+    elif info.data_source == DRAWN_FACES:
+        yield f"{path} was trained on drawn faces, not on photos"
+    if given.tuned_here() and given.threshold is None:
+        yield f"{path} has thresholds {info.thresholds_from}, so {given.split} is scored at 0.5; --split test uses them"
+    if f"on {given.split}" in (info.calibration or ""):
+        yield f"{path} was calibrated on {given.split}, which flatters its Brier score and calibration error here"
+    missing = [name for name in info.attributes if name not in given.attributes]
+    if missing:
+        shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+        yield f"{len(missing)} of {len(info.attributes)} attributes have no labels here and are left out: {shown}"
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -62,65 +204,69 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def data_for(checkpoint: Path, info: CheckpointInfo, data: str | None, labels: Path | None) -> DataConfig:
-    """Where to take images from: what was asked for, else what the run was trained on."""
+    """Where to take images from: what was asked for, else what the run was trained on, all images of a split."""
     if data is not None:
         return DataConfig(data=data, labels=None if labels is None else str(labels))
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         if (folder / "config.json").exists():
-            return RunFolder(folder).read_config().data
+            config = RunFolder(folder).read_config().data
+            return DataConfig(data=config.data, labels=config.labels)
     if info.data_source == DRAWN_FACES:
         return DataConfig()
     raise UsageError(f"{checkpoint} does not say where its images are", "name the folder: --data FOLDER")
 
 
-def answer(
-    checkpoint: Path,
-    split: str,
-    data: str | None,
-    labels: Path | None,
-    device: torch.device,
-    start_progress: StartProgress,
-) -> Answers:
+def answer(checkpoint: Path, split: str, data: DataConfig, device: torch.device, listener: Listener) -> Answers:
     """Run the checkpoint on a split of the data.
 
-    Raises VitpeError for a checkpoint or data that cannot be read, and when the data lacks one of its attributes.
+    Raises VitpeError for a checkpoint or data that cannot be read, and when they have no attribute in common.
     """
     model, info = load_checkpoint(checkpoint)
-    samples = open_samples(data_for(checkpoint, info, data, labels), split, info.model.img_size)
-    missing = [name for name in info.attributes if name not in samples.attributes]
-    if missing:
+    samples = open_samples(data, split, info.model.img_size)
+    columns = tuple(i for i, name in enumerate(info.attributes) if name in samples.attributes)
+    if not columns:
         raise VitpeError(
-            f"the data has no attribute {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}",
-            f"{checkpoint} was trained on {len(info.attributes)} attributes; the labels must name them all",
+            f"{data.data} has labels for {_some(samples.attributes)}, {checkpoint} answers {_some(info.attributes)}",
+            "at least one attribute must have the same name in both",
         )
-    columns = [samples.attributes.index(name) for name in info.attributes]
     batches = Batches(samples, crop_size=info.model.img_size, batch_size=_BATCH_SIZE, device=device, store="disk")
-    on_progress = start_progress(f"scoring {split}", len(samples.names))
+    on_progress = listener.start(f"scoring {split}", len(samples.names))
     logits, truth = predict_split(model.to(device), batches.once(), info.mean, info.std, on_progress)
-    return Answers(checkpoint, info, split, logits, truth[:, columns])
+    labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
+    return Answers(checkpoint, info, split, samples.source, columns, logits[:, list(columns)], truth[:, labelled])
 
 
-def fit(answers: Answers, criterion: str | None, method: str | None) -> CheckpointInfo:
-    """Fit thresholds and calibration on these answers (of valid) and write both into the checkpoint.
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def fit(answers: Answers, options: EvalOptions) -> CheckpointInfo:
+    """Fit thresholds and calibration on these answers and write both into the checkpoint.
 
     Calibration is affine in the logits, so it becomes part of the head and every reader of the checkpoint has it.
-    Raises UsageError for an unknown criterion or method.
+    Thresholds belong to the probabilities that they were tuned on: calibration alone sets them back to 0.5.
+    Raises VitpeError when some of the checkpoint's attributes have no labels.
     """
-    if criterion is not None and criterion not in CRITERIA:
-        raise UsageError(f"unknown criterion {criterion!r}", f"criteria are {', '.join(CRITERIA)}")
-    if method is not None and method not in METHODS:
-        raise UsageError(f"unknown calibration {method!r}", f"methods are {', '.join(METHODS)}")
     model, info = load_checkpoint(answers.path)
+    if len(answers.columns) < len(info.attributes):
+        missing = [name for name in info.attributes if name not in answers.attributes]
+        raise VitpeError(f"{answers.split} has no labels for {_some(missing)}", "fitting needs all attributes' labels")
     logits = answers.logits
-    if method is not None:
-        calibration = calibrate(logits, answers.labels, method)
+    if options.calibrate is not None:
+        calibration = calibrate(logits, answers.labels, options.calibrate)
         scale = torch.from_numpy(calibration.scale).float()
         with torch.no_grad():
             model.head.weight.mul_(scale[:, None])
             model.head.bias.mul_(scale).add_(torch.from_numpy(calibration.offset).float())
         logits = calibration.apply(logits)
-        info = replace(info, calibration=f"{method} on {answers.split}")
-    if criterion is not None:
+        info = replace(
+            info,
+            calibration=f"{options.calibrate} on {answers.split}",
+            thresholds=(DEFAULT_THRESHOLD,) * len(info.attributes),
+            thresholds_from=str(DEFAULT_THRESHOLD),
+        )
+    if options.tunes:
+        criterion = options.criterion or CRITERIA[0]
         thresholds = tune_thresholds(sigmoid(logits), answers.labels, criterion)
         info = replace(
             info, thresholds=tuple(thresholds.tolist()), thresholds_from=f"tuned on {answers.split} for {criterion}"
@@ -131,15 +277,11 @@ def fit(answers: Answers, criterion: str | None, method: str | None) -> Checkpoi
 
 def compare_answers(first: Answers, second: Answers) -> Comparison:
     """Second against first on the same images; VitpeError when they answered different questions."""
-    if first.info.attributes != second.info.attributes or first.labels.shape != second.labels.shape:
+    if first.attributes != second.attributes or not np.array_equal(first.labels, second.labels):
         raise VitpeError(
-            f"{first.path} and {second.path} have different attributes or images", "compare models of the same data"
+            f"{first.path} answers {_some(first.attributes)}, {second.path} answers {_some(second.attributes)}",
+            "compare models of the same attributes and images",
         )
     return compare(
-        first.probs(),
-        second.probs(),
-        first.labels,
-        first.info.attributes,
-        np.array(first.info.thresholds),
-        np.array(second.info.thresholds),
+        first.probs(), second.probs(), first.labels, first.attributes, first.thresholds(), second.thresholds()
     )
