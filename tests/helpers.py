@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitpe.config import RunConfig, with_values
+from vitpe.config import DEFAULT_PRESET, RunConfig, preset, with_values
 
 REPOSITORY = Path(__file__).parent.parent
 COLOURS = ("Red", "Green", "Blue", "Bright")
@@ -25,15 +26,24 @@ TINY_VALUES: dict[str, Any] = {
     "model.embed_dim": 16,
     "model.depth": 1,
     "model.num_heads": 2,
+    "model.mlp_ratio": 4.0,
+    "model.drop_path_rate": 0.0,
     "train.batch_size": 8,
     "train.steps": 12,
     "train.num_checkpoints": 4,
     "train.num_evals": 3,
+    "train.muon_lr": 0.02,
+    "train.adamw_lr": 1e-3,
+    "train.weight_decay": 0.1,
+    "train.warmup_fraction": 0.05,
     "train.ema_decay": 0.0,
+    "train.label_smoothing": 0.0,
+    "train.patch_keep": 1.0,
     "train.precision": "fp32",
     "train.compile": "off",
 }
-"""A model of a few thousand parameters on a 2 × 3 grid, trained in well under a second."""
+"""A model of a few thousand parameters on a 2 × 3 grid, trained in well under a second; no recipe of a preset is left
+in it."""
 
 
 def write_celeba(folder: Path, num_train: int = 24, num_valid: int = 8, num_test: int = 8, seed: int = 0) -> Path:
@@ -60,7 +70,9 @@ def write_celeba(folder: Path, num_train: int = 24, num_valid: int = 8, num_test
 def tiny_config(data: Path | str, **values: Any) -> RunConfig:
     """TINY_VALUES on `data`; more values as section__name=value: train__steps=3."""
     changes = {key.replace("__", "."): value for key, value in values.items()}
-    return with_values(RunConfig(), TINY_VALUES | {"data.data": str(data)} | changes)
+    base = preset(DEFAULT_PRESET)
+    config = RunConfig(preset=DEFAULT_PRESET, model=base.model, train=base.train)
+    return with_values(config, TINY_VALUES | {"data.data": str(data)} | changes)
 
 
 def tiny_options(data: Path | str, **values: Any) -> list[str]:
@@ -121,17 +133,34 @@ def run_vitpe(*arguments: str | Path, cwd: Path | None = None, timeout: float = 
 
 def run_python(*arguments: str | Path, cwd: Path | None = None, timeout: float = 120, **environment: str) -> Finished:
     """The tests' own interpreter with ARGUMENTS; the repository's packages can be imported from any folder."""
-    done = subprocess.run(
+    with start_python(*arguments, cwd=cwd, **environment) as process:
+        stdout, stderr = process.communicate(timeout=timeout)
+    return Finished(process.returncode, stdout, stderr)
+
+
+def start_vitpe(*arguments: str | Path, **environment: str) -> AbstractContextManager["subprocess.Popen[str]"]:
+    """`python -m vitpe ARGUMENTS`, still running; it is killed where the context ends."""
+    return start_python("-m", "vitpe", *arguments, **environment)
+
+
+@contextmanager
+def start_python(
+    *arguments: str | Path, cwd: Path | None = None, **environment: str
+) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        timeout=timeout,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "COLUMNS": "80"} | environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    return Finished(done.returncode, done.stdout, done.stderr)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def contents(folder: Path, ignore: Sequence[str] = ()) -> dict[str, bytes]:
