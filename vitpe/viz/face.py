@@ -51,7 +51,8 @@ def face_geometry(img_size: tuple[int, int], patch_size: int) -> FaceGeometry | 
         )
         for centre in centres
     ]
-    if not all(eyes):
+    whole = all(0 <= row < num_rows and 0 <= column < num_columns for row, column in centres)
+    if not whole or not all(eyes):
         return None
     return FaceGeometry(eyes[0], eyes[1], centres[0], centres[1])
 

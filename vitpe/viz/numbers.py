@@ -56,19 +56,22 @@ def mirror_symmetry(similarity: Floats, grid_size: tuple[int, int]) -> float | N
 
 
 def mirror_excess(similarity: Floats, grid_size: tuple[int, int]) -> float | None:
-    """Mean over n of s(n, n') minus the mean of s(n, m) over the other m as far from n as n' is, to half a patch.
+    """Mean over n of s(n, n') minus the mean of s(n, m) over the other m as far from n, in its row or its column.
 
-    Only n with n' at least two columns away count. 0 when similarity depends on distance alone; above 0 when a patch
-    resembles its mirror image more than what is equally near.
+    Only n with n' at least two columns away count, and with such an m inside the grid. 0 when similarity depends on
+    distances in rows and columns alone, as with sine-cosine embeddings; above 0 when a patch resembles its mirror
+    image more than what is equally near.
     """
-    distance = _distances(grid_size)
-    mirror = _mirrored(grid_size)
-    differences = []
-    for n, m in enumerate(mirror):
-        equally_far = np.abs(distance[n] - distance[n, m]) <= 0.5
-        equally_far[m] = False
-        if distance[n, m] >= 2 and equally_far.any():
-            differences.append(similarity[n, m] - similarity[n, equally_far].mean())
+    num_rows, num_columns = grid_size
+    differences: list[float | None] = []
+    for row, column in np.ndindex(grid_size):
+        twin = num_columns - 1 - column
+        distance = abs(twin - column)
+        values = similarity[row * num_columns + column].reshape(grid_size)
+        places = [(row, 2 * column - twin), (row - distance, column), (row + distance, column)]
+        others = [values[r, c] for r, c in places if 0 <= r < num_rows and 0 <= c < num_columns]
+        if distance >= 2 and others:
+            differences.append(float(values[row, twin] - np.mean(others)))
     return _mean(differences)
 
 

@@ -125,11 +125,11 @@ def _draw_curve(
     if curve.random is not None:
         level = top + height * (1 - max(0.0, curve.random))
         sheet.line([x, x + width], [level, level], MUTED, 0.8, dashes=(3, 3))
-        sheet.text(x + width, level - 4, "random embeddings", 9.5, MUTED, align="right")
+        sheet.text(x + width / 2, top + height + 15, "dashed: random", 10.5, MUTED, align="center")
     values = [(i, value) for i, value in enumerate(curve.values) if value is not None]
     if len(values) > 1:
         xs = [x + width * i / (len(curve.values) - 1) for i, _ in values]
         sheet.line(xs, [top + height * (1 - max(0.0, value)) for _, value in values], colour, 1.8)
-    first, last = (shorten(checkpoint.label, 10.5, width / 2 - 8) for checkpoint in (history[0], history[-1]))
+    first, last = (shorten(checkpoint.label, 10.5, width / 3 - 4) for checkpoint in (history[0], history[-1]))
     sheet.text(x, top + height + 15, first, 10.5, MUTED)
     sheet.text(x + width, top + height + 15, last, 10.5, MUTED, align="right")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -60,6 +61,7 @@ class Sheet:
     def __init__(self, width: int, height: int, scale: int = 1) -> None:
         self.width, self.height, self.scale = width, height, scale
         # At 72 dots per inch a point is a pixel, so font sizes and line widths are pixels, too.
+        self._order = count(1)
         self._figure = Figure(figsize=(width / 72, height / 72), dpi=72 * scale, facecolor=BACKGROUND)
         self._canvas = FigureCanvasAgg(self._figure)
         self._transform = mpl.transforms.Affine2D().scale(scale).scale(1, -1).translate(0, height * scale)
@@ -88,6 +90,7 @@ class Sheet:
             va="baseline",
             fontfamily=FONT,
             parse_math=False,
+            zorder=next(self._order),
             **style,
         )
 
@@ -152,4 +155,5 @@ class Sheet:
     def _add(self, artist: Line2D | Patch) -> None:
         artist.set_transform(self._transform)
         artist.set_figure(self._figure)
+        artist.set_zorder(next(self._order))  # what is drawn later lies above
         self._figure.add_artist(artist)

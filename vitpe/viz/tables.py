@@ -23,7 +23,7 @@ NUMBER_NAMES = {
         "mirror", "mirror symmetry", "correlation of each map with the flipped map of the mirrored patch"
     ),
     "mirror_excess": NumberName(
-        "excess", "mirror excess", "similarity to the mirrored patch, minus to others equally far away"
+        "excess", "mirror excess", "similarity to the mirrored patch, minus that to others as far away in row or column"
     ),
     "eye_similarity": NumberName(
         "eye match",
