@@ -1,26 +1,44 @@
 """Image bytes → uint8 (3, H, W) RGB, whatever the format; and the crop that fits a photo to the model.
 
-JPEGs go through torchvision (fast, releases Python's lock); all other formats through Pillow.
+JPEGs go through torchvision's decoder (fast, releases Python's lock); all other formats through Pillow, and so does
+every JPEG that is unusual or damaged. Both give the same pixels.
 """
 
 import io
-from collections.abc import Sequence
-from typing import Final
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2.functional import resize
+from torch.nn.functional import interpolate
 
 from vitpe.errors import VitpeError
 
-MAX_PIXELS: Final = 64_000_000
-"""A larger declared size is refused before decoding: it would take a gigabyte."""
+MAX_PIXELS: Final = 50_000_000
+"""A larger declared size is refused before decoding."""
+_MAX_WEBP_PIXELS: Final = 40_000_000  # its decoder takes 21 bytes a pixel on the way, twice what others do
+MAX_BYTES: Final = 200_000_000
+"""A larger file is refused before it is read."""
 MIN_SIDE: Final = 8
+_MAX_VISITS: Final = 12 * MAX_PIXELS
+"""Of pixels by a JPEG's scans: a progressive file comes back to each pixel as often as it likes, usually ten times."""
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_BAND_PIXELS: Final = 1 << 22
+
+_START_OF_SCAN: Final = 0xDA
+_MIN_SCAN_BYTES: Final = 10
+_START_OF_FRAME: Final = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
+_PLAIN_SEGMENTS: Final = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}) - {0xE1}  # E1 is EXIF or XMP
+_RGB: Final = 3  # torchvision.io.ImageReadMode.RGB
+
+_TRANSPOSED: Final = frozenset({5, 6, 7, 8})
+_FLIPPED: Final = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}
+"""EXIF orientation → axes to mirror after transposing."""
 
 
 class ImageError(VitpeError):
@@ -30,17 +48,21 @@ class ImageError(VitpeError):
 def decode(data: bytes) -> Tensor:
     """(3, H, W) uint8 RGB, turned upright by its EXIF orientation; the first frame of an animation.
 
-    Transparency is laid over white, grey and palette images become RGB, 16-bit ones keep their high byte.
+    Transparency is laid over white, grey and palette images become RGB, 16-bit ones are scaled to 8.
     Raises ImageError for anything that is not a whole image of at most MAX_PIXELS pixels.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes)")
+    check_num_bytes(len(data))
+    size = _plain_jpeg_size(data)
+    if size is not None:
+        _check_size(*size)
+        _check_scans(data, *size)
+        image = _decode_jpeg(data)
+        if image is not None:
+            return image
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_size(image.width, image.height)
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                return _decode_jpeg(data)
-            return _from_pillow(image)
+        return _decode_with_pillow(data, try_torchvision=size is None)
     except ImageError:
         raise
     # Decoders raise nearly anything on damaged bytes; all of it means that this file cannot be read.
@@ -48,16 +70,23 @@ def decode(data: bytes) -> Tensor:
         raise ImageError(_reason(error)) from error
 
 
+def check_num_bytes(count: int) -> None:
+    """ImageError when a file of `count` bytes is larger than any image we read: ask before reading it."""
+    if count > MAX_BYTES:
+        raise ImageError(f"{count:,} bytes is over the limit of {MAX_BYTES // 1_000_000} MB")
+
+
 def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
     """The largest centre crop of `image` (3, H, W) with the aspect of `size`, resized to `size` = (height, width)."""
     height, width = image.shape[-2:]
+    if (height, width) == size:
+        return image
     scale = min(height / size[0], width / size[1])
     crop_h, crop_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     cropped = center_crop(image, (crop_h, crop_w))
     if (crop_h, crop_w) == size:
         return cropped
-    out: Tensor = resize(cropped, list(size), antialias=True)
-    return out
+    return interpolate(cropped[None], size, mode="bilinear", antialias=True)[0]
 
 
 def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -68,42 +97,132 @@ def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (B, C, H, W) in 0..255 → float32 (images / 255 - mean) / std, per channel, on the images' device."""
-    scale = torch.tensor([1 / (255 * value) for value in std], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])
-
-
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) array → (3, H, W) tensor."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-
-def _decode_jpeg(data: bytes) -> Tensor:
-    buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    out: Tensor = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    out = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    # The numbers travel as arguments of the kernel: a tensor of them would make a GPU wait for its copy.
+    for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
+        plane = out[:, channel]
+        torch.add(torch.tensor(-m / s), plane, alpha=1 / (255 * s), out=plane)
     return out
 
 
-def _from_pillow(image: Image.Image) -> Tensor:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I", "F")):  # 16 bits and more a pixel
-        values = np.asarray(upright, dtype=np.float64)
-        upright = Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8))
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return to_tensor(np.asarray(upright.convert("RGB")))
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) that a JPEG's header declares; None for other formats and all but the plainest JPEGs.
+
+    Plain is 8 bits, grey or three channels, and neither EXIF nor XMP. Pillow's parser knows the rest and takes 20 µs,
+    which would be a tenth of the time for one of CelebA's images.
+    """
+    size: tuple[int, int] | None = None
+    at = 2
+    if data[:2] != b"\xff\xd8":
+        return None
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == _START_OF_SCAN:
+            return size
+        if marker in _START_OF_FRAME:
+            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            if size is not None or precision != 8 or channels not in (1, 3):
+                return None
+            size = (height, width)
+        elif marker not in _PLAIN_SEGMENTS:
+            return None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels is over the limit of {MAX_PIXELS // 1_000_000} million")
-    if min(width, height) < MIN_SIDE:
+def _decode_jpeg(data: bytes) -> Tensor | None:
+    """None where torchvision has no decoder, and for what it gives up on: Pillow says why, or knows better."""
+    decoder = _torchvision_decoder()
+    if decoder is None:
+        return None
+    try:
+        return decoder(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False)
+    except RuntimeError:
+        return None
+
+
+@cache
+def _torchvision_decoder() -> Callable[[Tensor, int, bool], Tensor] | None:
+    """(encoded bytes, mode, apply EXIF) → (3, H, W), tried once; None where this torchvision has no such operator.
+
+    torchvision.io is deprecated since 0.29, and its public function says so at each call; hence the operator itself,
+    and hence the trial. Without it all works, at the speed of Pillow.
+    """
+    trial = io.BytesIO()
+    Image.new("L", (8, 16), 200).save(trial, "JPEG")
+    try:
+        import torchvision.io  # noqa: F401  registers torch.ops.image
+
+        decoder: Callable[[Tensor, int, bool], Tensor] = torch.ops.image.decode_jpeg.default
+        image = decoder(torch.frombuffer(bytearray(trial.getvalue()), dtype=torch.uint8), _RGB, False)
+    except (ImportError, AttributeError, TypeError, RuntimeError):
+        return None
+    return decoder if image.shape == (3, 16, 8) and bool((image == 200).all()) else None
+
+
+def _decode_with_pillow(data: bytes, try_torchvision: bool) -> Tensor:
+    """Pillow reads the header and, unless torchvision can take them, the pixels."""
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        _check_size(image.height, image.width, _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
+        pixels = None
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data, image.height, image.width)
+            if try_torchvision and image.mode in ("L", "RGB"):
+                pixels = _decode_jpeg(data)
+        if pixels is None:
+            pixels = _pixels(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation in _TRANSPOSED:
+        pixels = pixels.mT
+    return pixels.flip(_FLIPPED[orientation]) if orientation in _FLIPPED else pixels
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """The image as (3, H, W), converted in bands of rows so that a large one is never held in two modes at once."""
+    image.load()
+    if image.mode == "F" or (image.mode == "I" and cast(tuple[int, int], image.getextrema())[1] > 0xFFFF):
+        raise ImageError("its pixels have 32 bits, and no known range")
+    width, height = image.size  # after loading: Pillow turns TIFFs then
+    out = np.empty((3, height, width), dtype=np.uint8)
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = image if bottom - top == height else image.crop((0, top, width, bottom))
+        out[:, top:bottom] = _rgb(band).transpose(2, 0, 1)
+    return torch.from_numpy(out)
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Any mode → (H, W, 3), over white."""
+    if image.mode.startswith("I"):  # 16 bits a pixel
+        values = np.asarray(image, dtype=np.float32) / 257
+        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def _check_size(height: int, width: int, limit: int = MAX_PIXELS) -> None:
+    if height * width > limit:
+        raise ImageError(f"{width}x{height} pixels is over the limit of {limit // 1_000_000} million")
+    if min(height, width) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels is too small")
+
+
+def _check_scans(data: bytes, height: int, width: int) -> None:
+    if len(data) // _MIN_SCAN_BYTES * height * width <= _MAX_VISITS:
+        return
+    # Within a scan 0xFF is always escaped, so that this counts the scans, and at most a thumbnail's beside them.
+    num_scans = data.count(bytes((0xFF, _START_OF_SCAN)))
+    if num_scans * height * width > _MAX_VISITS:
+        raise ImageError(f"{num_scans} scans of {width}x{height} pixels would take too long to decode")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"not an image in a known format ({', '.join(_FORMATS)})"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more pixels than the limit of {MAX_PIXELS // 1_000_000} million"
     text = " ".join(str(error).split())
     return f"damaged image: {text[:120] or type(error).__name__}"
