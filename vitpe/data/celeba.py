@@ -18,7 +18,8 @@ ATTRIBUTES: Final = tuple(
     Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
     Wearing_Necktie Young""".split()
 )
-STORED_SIZE: Final = (218, 178)
+SIZE: Final = (218, 178)
+"""(height, width) of every published image."""
 NUM_PUBLISHED: Final = 202_599
 _SPLIT_CODES: Final = {"train": "0", "valid": "1", "test": "2"}
 _FOLDERS: Final = ("", "Anno", "Eval", "Img", "celeba", "img_align_celeba")
@@ -54,8 +55,8 @@ def is_celeba(folder: Path) -> bool:
     return any(_candidates(folder, "list_attr_celeba", (".txt", ".csv")))
 
 
-def read_celeba(folder: Path, split: str) -> FileSamples:
-    """The samples of one split ("train", "valid" or "test") whose images exist in `folder`.
+def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -> FileSamples:
+    """The samples of one split ("train", "valid" or "test") whose images exist in `folder`, fitted to `stored_size`.
 
     Raises VitpeError naming file and line for a malformed list, and when the split has no image at all.
     """
@@ -73,7 +74,7 @@ def read_celeba(folder: Path, split: str) -> FileSamples:
         raise VitpeError(f"{found.attributes_file} has no row for {missing}", "use the complete file")
     labels = np.array([rows[name] for name in present], dtype=np.uint8)
     members = [found.members[name] for name in present]
-    return FileSamples("celeba", attributes, present, labels, STORED_SIZE, found.files, members)
+    return FileSamples("celeba", attributes, present, labels, stored_size, found.files, members)
 
 
 def _find_images(folder: Path) -> tuple[FolderFiles | ZipFiles, dict[str, str]]:
@@ -86,7 +87,7 @@ def _find_images(folder: Path) -> tuple[FolderFiles | ZipFiles, dict[str, str]]:
         archive = folder / inner / "img_align_celeba.zip"
         if archive.is_file():
             zipped = ZipFiles(archive)
-            return zipped, {Path(name).name: name for name in zipped.names() if name.endswith(".jpg")}
+            return zipped, {name.rpartition("/")[2]: name for name in zipped.names() if name.endswith(".jpg")}
     raise VitpeError(f"{folder} has no CelebA images", _LAYOUT_HINT)
 
 

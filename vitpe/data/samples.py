@@ -7,6 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def stored_size(img_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) at which images wait for random crops of `img_size`: 218 x 178 for 208 x 176, as CelebA has it,
+    and larger in the same proportion for any other size."""
+    return round(img_size[0] * 218 / 208), round(img_size[1] * 178 / 176)
+
+
 class Samples(Protocol):
     """One split of a data source.
 
