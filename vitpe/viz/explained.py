@@ -62,8 +62,8 @@ def explained_picture(checkpoint: Checkpoint, colours: ColourScale, palette: Pal
     _draw_bar(sheet, tiles_x + (tiles_width - BAR_WIDTH) / 2, TOP + tiles_height + 36, colours, palette)
 
     for story, x, map_x in (
-        (_inner_story(checkpoint, similarity), MARGIN, MARGIN + SIDE_WIDTH - map_width),
-        (_border_story(checkpoint, similarity), right_x, right_x),
+        (inner_story(checkpoint, similarity), MARGIN, MARGIN + SIDE_WIDTH - map_width),
+        (border_story(checkpoint, similarity), right_x, right_x),
     ):
         _draw_story(sheet, checkpoint, story, x)
         patch_map = lay_out_map(checkpoint.grid_size, story.patch, map_cell * scale)
@@ -130,7 +130,7 @@ def _annotate(sheet: Sheet, story: Story, x: float, cell: int, grid_size: tuple[
     sheet.text(label_x, below + 29, story.frames_text, 13, ACCENT, align="center")
 
 
-def _inner_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
+def inner_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
     """A patch at the left eye; without a face, one half way to the left edge, and its mirror image."""
     (num_rows, num_columns), face = checkpoint.grid_size, checkpoint.face
     if face is None:
@@ -164,7 +164,7 @@ def _match_text(match: EyeMatch) -> str:
     )
 
 
-def _border_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
+def border_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
     """The middle of the right border."""
     num_rows, num_columns = checkpoint.grid_size
     patch = (num_rows // 2, num_columns - 1)
