@@ -395,9 +395,9 @@ def test_a_read_only_disk_is_one_clear_error(
 def test_the_command_line_stops_and_goes_on(celeba: Path, tmp_path: Path) -> None:
     """The one test of all of it in processes of their own: exit codes, stdout and stderr."""
     run = RunFolder(tmp_path / "runs")
-    options = [*tiny_options(celeba, train__num_evals=1), "--steps", "1000000", "--run", run.path]
+    options = [*tiny_options(celeba, train__num_evals=1, train__steps=1_000_000), "--run", run.path]
     with start_vitpe("train", *options) as process:
-        wait_for(lambda: run.metrics.exists() and len(rows(run.path)) > 0)
+        wait_for(run.checkpoint(0).exists)
         with pytest.raises(VitpeError, match="another vitpe train is writing to"):
             train_tiny(celeba, run.path, resume=True, train__steps=1_000_000, train__num_evals=1)
         process.send_signal(signal.SIGINT)
