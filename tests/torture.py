@@ -50,7 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {
         "train__ema_decay": 0.9,
         "train__label_smoothing": 0.1,
-        "train__weight_decay": 0.1,
+        "train__patch_keep": 0.5,
+        "train__precision": "bf16",
         "train__keep": "pos_embed",
         "train__seed": 7,
         "model__drop_path_rate": 0.3,
