@@ -71,7 +71,7 @@ def load_state(path: Path) -> TrainState:
         group, _, name = key.rpartition("/")
         if group not in groups:
             raise VitpeError(f"{path}: tensor {key!r} is not part of a training state", _HINT)
-        groups[group][name] = value
+        groups[group][name] = value.clone()  # into memory of its own: the library maps the file, which will be replaced
     single = groups[""]
     num_workers = len(single["loss_sums"]) if "loss_sums" in single and single["loss_sums"].ndim == 1 else 1
     check_tensors(single, {"loss_sums": torch.zeros(max(1, num_workers))}, path)
