@@ -41,7 +41,9 @@ def main() -> None:
         code = _report(error)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # which typer makes exit code 1
+            raise
         code = 141
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for wrong options; it has no stable public class
@@ -220,7 +222,7 @@ def evaluate(
     kind = _choose_format(output, ("table", "json", "csv"))
     paths = checkpoints or [DEFAULT_RUN]
     if len(paths) != (2 if compare else 1):
-        raise UsageError(f"{len(paths)} checkpoints to {'compare' if compare else 'score'}", "name 1, or 2 to --compare")
+        raise UsageError(f"checkpoints named: {len(paths)}", "name one, or two after --compare")
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
     if not (compare and sort in ("difference", "-difference")):
@@ -257,16 +259,12 @@ def evaluate(
 
 @app.command()
 def predict(
-    files: Annotated[
-        list[str] | None, typer.Argument(help="Images, folders, glob patterns; '-' reads names from stdin.")
-    ] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Images, folders, patterns; '-': names on stdin.")] = None,
     checkpoint: Annotated[Path, typer.Option(help="A checkpoint, or a run's folder.")] = DEFAULT_RUN,
     device: _Device = None,
     output: _Format = None,
     top: Annotated[int | None, typer.Option(help="List only the K most probable attributes.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Call present at this probability. Default: the model's.")
-    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Call present from here. Default: the model's.")] = None,
     attributes: Annotated[str | None, typer.Option(help="List only these: Smiling,Male.")] = None,
     null: Annotated[bool, typer.Option("-0", "--null", help="Names on stdin end in NUL (find -print0).")] = False,
     stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Stdin is an image itself.")] = False,
