@@ -8,7 +8,7 @@ from torch.nn.functional import linear
 
 
 class PatchProjection(nn.Module):
-    """A linear map of each P × P patch: (B, C, H, W) → (B, N, D), patch n at row n // Gw, column n % Gw.
+    """A linear map of each P × P patch: patches (B, N, C·P·P) → (B, N, D).
 
     The weight has the shape of the equivalent strided convolution, (D, C, P, P), and timm's name, so that state
     dicts are shared; the product itself is one matrix multiplication, which is faster on CPUs than the convolution.
@@ -17,14 +17,9 @@ class PatchProjection(nn.Module):
 
     def __init__(self, in_chans: int, patch_size: int, embed_dim: int) -> None:
         super().__init__()
-        self.patch_size = patch_size
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
 
-    def forward(self, images: Tensor) -> Tensor:
-        b, c, h, w = images.shape
-        p = self.patch_size
-        patches = images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(b, (h // p) * (w // p), c * p * p)
+    def forward(self, patches: Tensor) -> Tensor:
         return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
@@ -45,6 +40,7 @@ class PatchEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size = img_size
+        self.patch_size = patch_size
         self.grid_size = (img_size[0] // patch_size, img_size[1] // patch_size)
         self.patch_embed = PatchProjection(in_chans, patch_size, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -53,13 +49,26 @@ class PatchEmbedding(nn.Module):
         if sincos:
             self.pos_embed.data[0, 1:] = sincos_embedding(self.grid_size, embed_dim)
 
-    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """keep: (B, K) numbers of the patches to go on with, all for None (patch dropout, arXiv:2208.07220)."""
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embed(self.patchify(images))
+
+    def patchify(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → patches (B, N, C·P·P) of the same type; patch n lies at row n // Gw, column n % Gw."""
         if images.shape[-2:] != self.img_size:
             raise ValueError(f"images (B, C, H, W) of {tuple(images.shape)} where (H, W) should be {self.img_size}")
-        patches = self.patch_embed(images)
-        cls_token = self.cls_token.to(patches.dtype).expand(images.shape[0], -1, -1)
-        return torch.cat([cls_token, patches], dim=1) + self.pos_embed
+        b, c, _, _ = images.shape
+        (rows, columns), p = self.grid_size, self.patch_size
+        patches = images.reshape(b, c, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(b, rows * columns, c * p * p)
+
+    def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Patches (B, N, C·P·P) → tokens (B, 1+N, D); with `keep` (B, K) just those patches' numbers, and K of them
+        (patch dropout, arXiv:2208.07220).
+        """
+        position = self.pos_embed[0, 1:]
+        tokens = self.patch_embed(patches) + (position if keep is None else position[keep])
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
+        return torch.cat([cls_token.expand(len(patches), -1, -1), tokens], dim=1)
 
 
 def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:

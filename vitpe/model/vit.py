@@ -47,11 +47,11 @@ class VisionTransformer(PatchEmbedding):
         return out
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) → logits (B, A). keep: see PatchEmbedding; for training.
+        """Images (B, C, H, W), or patches (B, K, C·P·P) with their numbers `keep` (B, K) → logits (B, A).
 
         Where the head reads the class token alone, the last block computes that alone: the same logits for less.
         """
-        tokens = super().forward(images, keep)
+        tokens = self.embed(images if images.ndim == 3 else self.patchify(images), keep)
         by_token = self.config.global_pool == "token"
         for block in self.blocks[:-1]:
             tokens = block(tokens)

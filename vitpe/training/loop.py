@@ -29,7 +29,14 @@ from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.checkpoint import CheckpointInfo, check_finite, check_tensors, read_info, save_checkpoint
 from vitpe.training.distributed import Workers
-from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
+from vitpe.training.forward import (
+    CompiledOrNot,
+    TrainForward,
+    choose_compile,
+    choose_precision,
+    random_patches,
+    take_patches,
+)
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Progress, TrainState, save_state
@@ -202,7 +209,7 @@ class Trainer:
     def _forward(self) -> nn.Module:
         precision = choose_precision(self._config, self._device)
         forward: nn.Module = TrainForward(self._model, self._info.mean, self._info.std, precision)
-        if choose_compile(self._config, self._device, self.plan.num_steps * self.plan.batch_size):
+        if choose_compile(self._config, self._device):
             forward = CompiledOrNot(forward, self._reporter.note)
         return self._workers.wrap(forward)
 
@@ -221,7 +228,9 @@ class Trainer:
         labels = batch.labels.float()
         if self._config.label_smoothing:
             labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        loss = binary_cross_entropy_with_logits(forward(batch.images, self._kept_patches()), labels)
+        keep = self._kept_patches()
+        patches = take_patches(self._model.patchify(batch.images), keep)
+        loss = binary_cross_entropy_with_logits(forward(patches, keep), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers.step(self._factor(self.step))
         if self._average is not None:
