@@ -85,7 +85,7 @@ def mutant(index: int, originals: dict[str, bytes]) -> tuple[str, bytes]:
     names = list(originals)
     name = names[index % len(names)]
     data = bytearray(originals[name])
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.choice([1, 1, 2, 3]))):
         change = _CHANGES[int(rng.integers(len(_CHANGES)))]
         other = originals[names[int(rng.integers(len(names)))]]
         data = change(data, rng, other)

@@ -128,14 +128,19 @@ class FileSamples:
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """(len(indices), 3, height, width) RGB; VitpeError naming the file for an image that cannot be decoded."""
+        if len(indices) == 1:
+            return self._pixels(indices[0])[None]
         # Decoders give rows of pixels, so the channels stay last in memory: the copy is six times as fast.
-        out = np.empty((len(indices), *self.stored_size, 3), dtype=np.uint8)
+        out = np.empty((len(indices), *self.stored_size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
         for slot, index in enumerate(indices):
-            data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
-            try:
-                out[slot] = fit(decode(data), self.stored_size).permute(1, 2, 0).numpy()
-            except ImageError as error:
-                raise VitpeError(
-                    f"{self._files.path}: {self._members[index]}: {error.message}", "replace it, or remove it"
-                ) from error
-        return out.transpose(0, 3, 1, 2)
+            out[slot] = self._pixels(index)
+        return out
+
+    def _pixels(self, index: int) -> NDArray[np.uint8]:
+        data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
+        try:
+            pixels: NDArray[np.uint8] = fit(decode(data), self.stored_size).numpy()
+            return pixels
+        except ImageError as error:
+            name = f"{self._files.path}: {self._members[index]}"
+            raise VitpeError(f"{name}: {error.message}", "replace it, or remove it") from error
