@@ -28,7 +28,7 @@ class Row:
 def compare(
     suite: str, unit: str, contenders: Mapping[str, Callable[[], float]], repeats: int, ours: str = "vitpe"
 ) -> list[Row]:
-    """Call each contender, which returns the amount of work it did, `repeats` times in turn; the first round warms up."""
+    """Call each contender, which returns how much work it did, `repeats` times in turn; the first round warms up."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for round_number in range(repeats + 1):
         for name, work in contenders.items():

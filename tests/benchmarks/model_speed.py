@@ -1,0 +1,127 @@
+"""A training step and inference of our ViT-Ti/16 and tiny models beside timm, Hugging Face and vit-pytorch.
+
+Random images of 208 × 176, the same batch, threads, optimizer (fused AdamW) and float32 for all; the last rows are ours
+in the precision that `vitpe train` chooses on this machine.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from tests.benchmarks.measure import Row, compare
+from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig, TrainConfig
+from vitpe.model.vit import VisionTransformer
+from vitpe.training.forward import TrainForward, choose_precision
+
+SIZES = {"ViT-Ti/16": (192, 12, 3, 32), "tiny": (128, 4, 2, 64)}
+"""name → width, depth, heads, batch"""
+IMG_SIZE = (208, 176)
+
+
+def measure(repeats: int = 7) -> list[Row]:
+    found = []
+    for name, (width, depth, heads, batch) in SIZES.items():
+        images = torch.randn(batch, 3, *IMG_SIZE)
+        labels = torch.randint(0, 2, (batch, 40)).float()
+        models = {peer: make(width, depth, heads) for peer, make in PEERS.items()}
+        training = {peer: _training(model, images, labels) for peer, model in models.items()}
+        ours = models["vitpe"]
+        precision = choose_precision(TrainConfig(), torch.device("cpu"))
+        training[f"vitpe, {precision} as trained"] = _training_as_shipped(ours, batch, labels, precision)
+        found += compare(f"training step, {name}", "images/s", training, repeats)
+        inference = {peer: _inference(model, images) for peer, model in models.items()}
+        found += compare(f"inference, {name}", "images/s", inference, repeats)
+    return found
+
+
+def _training(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], float]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> float:
+        model.train()
+        binary_cross_entropy_with_logits(_logits(model(images)), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return len(images)
+
+    return step
+
+
+def _training_as_shipped(model: VisionTransformer, batch: int, labels: Tensor, precision: str) -> Callable[[], float]:
+    forward = TrainForward(model, CELEBA_MEAN, CELEBA_STD, precision)
+    images = torch.randint(0, 256, (batch, 3, *IMG_SIZE), dtype=torch.uint8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> float:
+        binary_cross_entropy_with_logits(forward(model.patchify(images), None), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return batch
+
+    return step
+
+
+def _inference(model: nn.Module, images: Tensor) -> Callable[[], float]:
+    def answer() -> float:
+        model.eval()
+        with torch.inference_mode():
+            model(images)
+        return len(images)
+
+    return answer
+
+
+def _logits(output: Any) -> Tensor:
+    """Hugging Face wraps logits in an object."""
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _ours(width: int, depth: int, heads: int) -> nn.Module:
+    return VisionTransformer(ModelConfig(img_size=IMG_SIZE, embed_dim=width, depth=depth, num_heads=heads))
+
+
+def _timm(width: int, depth: int, heads: int) -> nn.Module:
+    import timm
+
+    return timm.models.VisionTransformer(
+        img_size=IMG_SIZE, patch_size=16, embed_dim=width, depth=depth, num_heads=heads, num_classes=40
+    )
+
+
+def _hugging_face(width: int, depth: int, heads: int) -> nn.Module:
+    import transformers
+
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(
+            image_size=IMG_SIZE,
+            patch_size=16,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            num_labels=40,
+            hidden_dropout_prob=0.0,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def _vit_pytorch(width: int, depth: int, heads: int) -> nn.Module:
+    import vit_pytorch
+
+    return vit_pytorch.ViT(
+        image_size=IMG_SIZE,
+        patch_size=16,
+        num_classes=40,
+        dim=width,
+        depth=depth,
+        heads=heads,
+        dim_head=width // heads,
+        mlp_dim=4 * width,
+    )
+
+
+PEERS = {"vitpe": _ours, "timm": _timm, "Hugging Face": _hugging_face, "vit-pytorch": _vit_pytorch}

@@ -1,0 +1,121 @@
+"""`vitpe predict` on many JPEGs against what it is made of: bare decoding and bare inference, in one run.
+
+All three use as many threads as there are cores. Beside images a second of wall time stand images a second of
+processor time, which other work on the machine disturbs less.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.benchmarks.measure import Row, rows
+from vitpe.config import CELEBA_MEAN, CELEBA_STD, preset
+from vitpe.data.celeba import ATTRIBUTES, find_celeba, read_celeba
+from vitpe.data.images import normalize
+from vitpe.model.vit import VisionTransformer
+from vitpe.scoring import records
+from vitpe.scoring.inputs import Input
+from vitpe.scoring.predict import load_predictor, predict_files
+from vitpe.training.checkpoint import CheckpointInfo, save_checkpoint
+
+NUM_IMAGES = 10_000
+CPU = torch.device("cpu")
+
+
+def measure(celeba: Path, num_images: int = NUM_IMAGES, repeats: int = 3, preset_name: str = "tiny") -> list[Row]:
+    """Ratios are vitpe / this one; "the slower" is what the pipeline is held against."""
+    num_threads = os.cpu_count() or 1
+    before = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(num_threads) as pool:
+        files, encoded = _write_images(celeba, Path(folder), num_images)
+        checkpoint = Path(folder) / "model.safetensors"
+        model = _write_model(checkpoint, preset_name)
+        predictor = load_predictor(checkpoint, CPU)
+        images = normalize(torch.zeros((64, 3, *model.config.img_size), dtype=torch.uint8), CELEBA_MEAN, CELEBA_STD)
+
+        def vitpe() -> int:
+            inputs = map(Input, islice(cycle(map(str, files)), num_images))
+            with Path(os.devnull).open("w") as sink:
+                for line in records.predictions_jsonl(predict_files(predictor, inputs)):
+                    sink.write(line)
+                    sink.flush()
+            return num_images
+
+        def decoding() -> int:
+            list(pool.map(_decode_all, [list(part) for part in np.array_split(np.array(encoded, dtype=object), 100)]))
+            return len(encoded)
+
+        def inference(batch_size: int) -> int:
+            torch.set_num_threads(num_threads)
+            with torch.inference_mode():
+                for _ in range(8):
+                    for start in range(0, len(images), batch_size):
+                        model(images[start : start + batch_size])
+            torch.set_num_threads(1)
+            return 8 * len(images)
+
+        best = min((8, 16, 32, 64), key=lambda size: min(_timed(lambda: inference(size))[1] for _ in range(3)))
+        contenders: dict[str, Callable[[], int]] = {
+            "vitpe": vitpe,
+            "bare decoding": decoding,
+            f"bare inference, batches of {best}": lambda: sum(inference(best) for _ in range(4)),
+        }
+        wall: dict[str, list[float]] = {name: [] for name in contenders}
+        cpu: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(repeats):
+            for name, work in contenders.items():
+                amount, wall_s, cpu_s = _timed(work)
+                wall[name].append(amount / wall_s)
+                cpu[name].append(amount / cpu_s)
+    torch.set_num_threads(before)
+    parts = [name for name in contenders if name != "vitpe"]
+    wall["the slower"] = [min(rates) for rates in zip(*(wall[name] for name in parts), strict=True)]
+    cpu["both bare"] = [
+        1 / sum(1 / rate for rate in rates) for rates in zip(*(cpu[name] for name in parts), strict=True)
+    ]
+    return rows(f"predicting, {preset_name}", "images/s", wall) + rows(
+        f"predicting, {preset_name}, processor time", "images/s", cpu
+    )
+
+
+def _timed(work: Callable[[], int]) -> tuple[int, float, float]:
+    """(what it returned, wall seconds, processor seconds of all threads)"""
+    wall, cpu = time.perf_counter(), time.process_time()
+    amount = work()
+    return amount, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _decode_all(images: list[bytes]) -> list[Tensor]:
+    import torchvision.io  # noqa: F401  registers torch.ops.image; its public function would warn at each call
+
+    decode = torch.ops.image.decode_jpeg.default
+    return [decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), 3, False) for data in images]
+
+
+def _write_images(celeba: Path, folder: Path, num_images: int) -> tuple[list[Path], list[bytes]]:
+    found = find_celeba(celeba)
+    names = read_celeba(celeba, "train").first(num_images).names
+    encoded = [found.files.read(found.members[name]) for name in names]
+    files = [folder / Path(name).name for name in names]
+    for file, data in zip(files, encoded, strict=True):
+        file.write_bytes(data)
+    return files, encoded
+
+
+def _write_model(path: Path, preset_name: str) -> VisionTransformer:
+    """A new model in a checkpoint: how fast it is does not depend on what it has learned."""
+    model = VisionTransformer(preset(preset_name).model).eval()
+    count = len(ATTRIBUTES)
+    info = CheckpointInfo(
+        model.config, ATTRIBUTES, CELEBA_MEAN, CELEBA_STD, (0.5,) * count, (218, 178), 0, 0, 0, data_source="celeba"
+    )
+    save_checkpoint(path, model.state_dict(), info)
+    return model
