@@ -163,7 +163,7 @@ FACE = (35, 218, 10, 168)
 REGIONS = {
     "5_o_Clock_Shadow": (115, 195, 25, 153),
     "Arched_Eyebrows": (75, 114, 35, 143),
-    "Attractive": (35, 195, 25, 153),
+    "Attractive": FACE,
     "Bags_Under_Eyes": (105, 135, 35, 143),
     "Bald": HAIR,
     "Bangs": (20, 125, 15, 163),
@@ -200,7 +200,7 @@ REGIONS = {
     "Wearing_Lipstick": (130, 180, 50, 128),
     "Wearing_Necklace": (172, 218, 40, 138),
     "Wearing_Necktie": (172, 218, 0, 178),
-    "Young": (60, 175, 25, 153),
+    "Young": FACE,
 }
 ON_MEN = {"5_o_Clock_Shadow", "Goatee", "Mustache", "Sideburns", "Wearing_Necktie", "Receding_Hairline", "Bald"}
 

@@ -33,7 +33,7 @@ _SHADOW: Final = (-0.34, -0.42, -0.46)
 """Shadow on skin is warm: blue goes first."""
 _LIGHT: Final = (0.30, 0.30, 0.27)
 _BLUSH: Final = (0.03, -0.30, -0.20)
-_STUBBLE: Final = (-0.42, -0.38, -0.30)
+_STUBBLE: Final = (-0.52, -0.46, -0.37)
 _IRIS: Final = np.array(
     [
         (0.16, 0.09, 0.05),
@@ -66,14 +66,14 @@ def skin_field(p: Portraits, x: Array, y: Array) -> Array:
     # (centre along x, width along x, centre along y, width along y, tint, amount)
     spots: list[tuple[Array, Array | float, Array | float, float, tuple[float, ...] | Array, Array | float]] = [
         (x, 24.0, 82.0, 11.0, _LIGHT, 0.30 + 0.5 * p.flag("Bald")),
-        (pair - 25, 10.0, 127.0, 8.0, _LIGHT, 0.25 + 0.15 * smile),
-        (pair - 28, 8.0, 122.5, 3.4, _LIGHT, 0.85 * cheekbones),
-        (pair - 31, 7.5, 139.0, 6.5, _SHADOW, 0.10 + 0.52 * cheekbones),
+        (pair - 25, 10.0, 127.0, 8.0, _LIGHT, 0.15 + 0.35 * smile),
+        (pair - 28, 8.0, 122.5, 3.4, _LIGHT, 1.15 * cheekbones),
+        (pair - 31, 7.5, 139.0, 6.5, _SHADOW, 0.06 + 0.85 * cheekbones),
         (pair - 27, 9.0, 130.5, 7.5, _BLUSH, 0.85 * p.amount("Rosy_Cheeks") + 0.15 * made_up + 0.10),
         (pair - 16, 9.0, 104.5, 5.0, _SHADOW, 0.18 + 0.20 * male),
         (pair - 7.5, 3.0, 108.0, 6.0, _SHADOW, 0.30),
         (pair - 20, 10.0, 103.8, 3.6, lid, 0.80 * made_up),
-        (pair - 19.5, 7.5, 119.3, 2.0, _SHADOW, 0.12 + 0.75 * bags),
+        (pair - 19.5, 7.5, 119.3, 2.0, _SHADOW, 0.08 + 0.95 * bags),
         (pair - 19.5, 7.0, 122.8, 1.3, _LIGHT, 0.4 * bags),
         (nose_x, 2.8, 113.0, 13.0, _LIGHT, 0.38),
         (nose_x, 0.36 * nose - 0.2, tip, 2.8, _LIGHT, 0.55 + 0.35 * p.amount("Pointy_Nose")),
@@ -112,7 +112,7 @@ def skin_field(p: Portraits, x: Array, y: Array) -> Array:
 def nose_shape(p: Portraits) -> tuple[Array, Array]:
     """(n, 1, 1) half-width at the nostrils and height of the tip."""
     big, pointy = p.amount("Big_Nose"), p.amount("Pointy_Nose")
-    return 8.2 + 3.4 * big - 2.2 * pointy + 0.5 * p.flag("Male"), 131.0 + 1.5 * big + 3.5 * pointy
+    return 8.2 + 4.2 * big - 2.6 * pointy + 0.5 * p.flag("Male"), 131.0 + 1.5 * big + 4.0 * pointy
 
 
 def paint_nose(p: Portraits) -> None:
@@ -133,9 +133,9 @@ def paint_nose(p: Portraits) -> None:
 def _mouth_shape(p: Portraits) -> tuple[Array, Array, Array, Array]:
     """(n, 1, 1) half-width, lift of the corners, gap between the lips, thickness of the lower lip."""
     smile = p.amount("Smiling")
-    width = 14.2 + 3.8 * smile + p.vary("mouth_width", 1.0)
-    gap = 6.0 * p.flag("Mouth_Slightly_Open") * (0.65 + 0.5 * p.amount("Mouth_Slightly_Open"))
-    return width, 4.6 * smile + 0.1, gap, 3.8 + 3.8 * p.amount("Big_Lips") - 0.5 * p.flag("Male")
+    width = 13.4 + 6.0 * smile + p.vary("mouth_width", 1.0)
+    gap = 8.5 * p.flag("Mouth_Slightly_Open") * (0.65 + 0.5 * p.amount("Mouth_Slightly_Open"))
+    return width, 6.4 * smile - 0.2, gap, 3.8 + 3.8 * p.amount("Big_Lips") - 0.5 * p.flag("Male")
 
 
 def paint_mouth(p: Portraits) -> None:
@@ -146,7 +146,7 @@ def paint_mouth(p: Portraits) -> None:
     skin = p.traits["skin"]
     smile, old = p.amount("Smiling"), 1 - p.flag("Young")
     fold = line(np.abs(x) - 12.5 - 0.42 * (y - 136) - 0.012 * (y - 136) ** 2, 0.3, 3.0) * bump(y - 143, 6.5)
-    p.blend(where, (0.12 + 0.42 * smile + 0.25 * old) * fold, 0.60 * skin * rgb(1, 0.88, 0.84))
+    p.blend(where, (0.08 + 0.60 * smile + 0.25 * old) * fold, 0.60 * skin * rgb(1, 0.88, 0.84))
 
     bow = np.clip(1 - (x / width) ** 2, 0, 1)
     middle = _MOUTH_Y + lift * (0.3 - (x / width) ** 2)
@@ -227,9 +227,9 @@ def paint_eyes(p: Portraits) -> None:
     male, made_up, attractive = p.flag("Male"), p.amount("Heavy_Makeup"), p.amount("Attractive")
     narrow, old = p.amount("Narrow_Eyes"), 1 - p.flag("Young")
     skin = p.traits["skin"]
-    half = 9.7 + 0.9 * attractive - 0.2 * male
-    open_up = 4.9 + 0.9 * attractive - 2.7 * narrow - 0.4 * old
-    open_down = 3.1 - 1.5 * narrow - 0.9 * p.amount("Smiling")
+    half = 9.3 + 1.5 * attractive - 0.2 * male
+    open_up = 4.6 + 1.5 * attractive - 3.0 * narrow - 0.5 * old
+    open_down = 3.3 - 1.5 * narrow - 1.4 * p.amount("Smiling")
     tilt = p.vary("eye_tilt", 0.06) + 0.06
     iris = palette(_IRIS, p.chance("iris") ** 1.4) * (0.75 + 0.5 * p.chance("iris_depth")[:, None])
     lash = mix(rgb(0.20, 0.12, 0.09), rgb(0.03, 0.02, 0.03), np.minimum(made_up + 0.3, 1))
@@ -279,8 +279,8 @@ def paint_brows(p: Portraits) -> None:
     """Eyebrows: their arch, their thickness, their hairs."""
     arched, bushy, male = p.amount("Arched_Eyebrows"), p.amount("Bushy_Eyebrows"), p.flag("Male")
     base = 98.2 + 0.8 * male + p.vary("brow_height", 0.9) - 0.8 * arched
-    arch = 1.6 + 4.6 * arched
-    full = 1.35 + 1.75 * bushy + 0.35 * male
+    arch = 1.4 + 5.6 * arched
+    full = 1.35 + 2.2 * bushy + 0.35 * male
     table = strand_table()
     for where, _, out, y in _eyes(p, 84, 106, 18):
         along = np.clip((out + 12.5) / 27, -0.2, 1.2)

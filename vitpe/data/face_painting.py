@@ -63,7 +63,7 @@ def paint_backdrop(p: Portraits) -> None:
     value = 0.10 + 0.82 * p.chance("backdrop_value")
     base = hue(p.chance("backdrop_hue"), 0.45 * p.chance("backdrop_contrast"), value)
     other = hue(p.chance("backdrop_a"), 0.4, 0.8) - 0.45
-    weights = [base, 0.30 * base, 0.22 * value[:, None] * other, 0.17 * value[:, None] * other]
+    weights = [base, 0.30 * base, 0.18 * value[:, None] * other, 0.14 * value[:, None] * other]
     coefficients = np.concatenate([weight.reshape(len(p), 3, 1, 1) for weight in weights], axis=3)
     np.matmul(rows[:, None] * coefficients, columns[:, None].astype(np.float32), out=p.pixels)
 
@@ -290,7 +290,7 @@ def paint_jewellery(p: Portraits) -> None:
         where = box(-58, 58, 128, 156)
         x, y = np.abs(some.x[:, :, where[1]] - some.yaw), some.y[:, where[0]]
         x = x - some.traits["face_width"] - 1.5
-        size = 2.6 + 1.6 * some.chance("metal")
+        size = 3.2 + 1.8 * some.chance("metal")
         drop = np.maximum(
             (1 - np.sqrt((x / size) ** 2 + ((y - 143) / (1.7 * size)) ** 2)) * size,
             1.9 - np.sqrt(x**2 + (y - 133) ** 2),
@@ -335,7 +335,7 @@ def develop(p: Portraits, images: NDArray[np.uint8]) -> None:
     side, top = p.vary("light_side", 0.22)[:, :, 0], p.vary("light_top", 0.10)[:, :, 0]
     columns = np.stack([1 + side * across, 1 - 0.10 * across**2 + 0 * side], axis=1)
     rows = np.stack([0.5 - top * down, 0.5 - 0.06 * down**2 + 0 * top], axis=2)
-    colour = 255 * (1.08 + p.vary("gain", 0.18)[:, None]) * (1 + p.vary("warmth", 0.05)[:, None] * rgb(1, 0, -1))
+    colour = 255 * (1.08 + p.vary("gain", 0.12)[:, None]) * (1 + p.vary("warmth", 0.05)[:, None] * rgb(1, 0, -1))
     rows = rows[:, None] * colour
     grain = grain_plate(1.0)
     tops = (p.chance("noise_y").ravel() * (grain.shape[0] - HEIGHT)).astype(int)

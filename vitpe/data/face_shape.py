@@ -45,9 +45,12 @@ def settle_shape(p: Portraits) -> None:
 
 def _settle_colours(p: Portraits) -> None:
     """skin, hair, brow: (n, 3, 1, 1) colours."""
-    depth = p.chance("skin") ** 1.5 * (1 - 0.6 * p.flag("Blond_Hair"))
+    depth = p.chance("skin") ** 1.8 * (1 - 0.6 * p.flag("Blond_Hair"))
     skin = palette(_SKIN, depth)
     skin = skin * (1 + p.vary("skin_warmth", 0.05)[:, None] * rgb(1.0, 0.0, -1.2))
+    skin = skin * (
+        1 + 0.05 * p.flag("Attractive")[:, None] + 0.06 * (p.flag("Young")[:, None] - 1) * rgb(0.6, 1.0, 1.2)
+    )
     p.traits["skin"] = mix(skin, _PALE_SKIN, 0.85 * p.flag("Pale_Skin"))
     shade = p.vary("hair_shade", 0.14)
     hair = palette(_UNNAMED_HAIR, p.chance("hair_shade") * (1 - 0.8 * depth))
@@ -68,8 +71,8 @@ def _settle_outlines(p: Portraits) -> None:
     """
     male, chubby = p.flag("Male"), p.amount("Chubby")
     oval = p.amount("Oval_Face")
-    width = 43.6 + 1.2 * male + 5.0 * chubby - 3.0 * oval + p.vary("face_width", 1.2)
-    chin = 177.0 + 2.0 * male + 4.5 * oval + p.vary("chin", 2.0)
+    width = 43.6 + 1.2 * male + 6.0 * chubby - 4.2 * oval + p.vary("face_width", 1.2)
+    chin = 177.0 + 2.0 * male + 5.5 * oval + p.vary("chin", 2.0)
     below = np.clip((p.y - 106) / (chin - 106), 0, 1)
     above = np.clip((106 - p.y) / SKULL, 0, 1)
     square = 2.55 + 0.55 * male + 0.7 * chubby - 0.4 * oval
@@ -82,7 +85,8 @@ def _settle_outlines(p: Portraits) -> None:
     length = p.chance("hair_length")
     is_long = np.where(male > 0, length > 0.94, length > 0.10).astype(np.float32)
     volume = p.vary("hair_volume", 2.0)
-    crown = width + 2.5 + 6.5 * is_long + volume * (0.5 + 0.5 * is_long)
+    curls = p.flag("Wavy_Hair") - p.flag("Straight_Hair")
+    crown = width + 2.5 + (6.5 + 3.0 * curls) * is_long + volume * (0.5 + 0.5 * is_long)
     top = 38.0 - 4.0 * is_long - 1.5 * volume
     widest = 84 + 20 * is_long
     above = np.clip((widest - p.y) / (widest - top), 0, 1)
