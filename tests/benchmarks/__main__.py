@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import decoding, end_to_end, model_speed, startup
+from tests.benchmarks import decoding, end_to_end, model_speed, predicting, startup
 from tests.benchmarks.measure import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suites", nargs="*", help="startup, model, decoding, end_to_end; all by default")
+    parser.add_argument("suites", nargs="*", help="startup, model, decoding, predicting, end_to_end; all by default")
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -35,6 +35,7 @@ def main() -> None:
             "startup": startup.measure,
             "model": model_speed.measure,
             "decoding": lambda: decoding.measure(celeba),
+            "predicting": lambda: predicting.measure(celeba),
             "end_to_end": lambda: end_to_end.measure(celeba),
         }
         rows = [row for name in arguments.suites or suites for row in suites[name]()]

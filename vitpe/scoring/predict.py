@@ -31,7 +31,7 @@ from vitpe.scoring.records import Prediction, predict_record, select_attributes
 from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint
 
-_MAX_BATCH: Final = 16  # a CPU core gains nothing from more
+_MAX_BATCH: Final = 8  # a CPU core gains nothing from more, and loses what its caches hold
 _MAX_BATCH_GPU: Final = 64
 _GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
 _CROP_NAME_BYTES: Final = 150
