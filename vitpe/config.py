@@ -124,7 +124,7 @@ class TrainConfig:
     patch_keep: float = 1.0
     seed: int = 0
     num_checkpoints: int = 60
-    num_evals: int = 8
+    num_evals: int = 6
     keep: Literal["auto", "all", "pos_embed"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -166,7 +166,7 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         summary="0.9 M parameters, minutes on a laptop's CPU",
         model=ModelConfig(embed_dim=128, depth=4, num_heads=2),
-        train=TrainConfig(epochs=16, patch_keep=0.5),
+        train=TrainConfig(epochs=14, patch_keep=0.5),
     ),
     "laptop": Preset(
         summary="2.9 M parameters, less than an hour on a laptop's CPU",
