@@ -6,6 +6,7 @@ torch is imported inside the commands that compute, so that `--help` and `viz-pe
 import json
 import os
 import sys
+import warnings
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ _Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Defau
 
 def main() -> None:
     """What `vitpe` runs: exit code 0 done, 1 failed, 2 wrong usage, 130 interrupted; quiet on a closed pipe."""
+    # Pillow warns about odd metadata in users' images; a filter around each call would not be safe with threads.
+    warnings.filterwarnings("ignore", module="PIL")
     code = 1
     try:
         code = app(standalone_mode=False) or 0

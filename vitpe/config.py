@@ -124,7 +124,7 @@ class TrainConfig:
     patch_keep: float = 1.0
     seed: int = 0
     num_checkpoints: int = 60
-    num_evals: int = 6
+    num_evals: int = 8
     keep: Literal["auto", "all", "pos_embed"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -140,6 +140,7 @@ class TrainConfig:
         for name in ("warmup_fraction", "ema_decay", "label_smoothing"):
             _require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}", "it must be in [0, 1)")
         _require(0 < self.patch_keep <= 1, f"patch_keep is {self.patch_keep}", "it must be in (0, 1]")
+        _require(self.seed >= 0, f"seed is {self.seed}", "it must not be negative")
         _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "it must not be negative")
 
 

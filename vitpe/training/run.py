@@ -247,6 +247,8 @@ def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
         reporter.note(f"data: CelebA, {counts} (of {NUM_PUBLISHED:,} published)")
     else:
         reporter.note(f"data: {counts}, {len(train.attributes)} attributes")
+    for note in getattr(train, "notes", ()):
+        reporter.note(note)
 
 
 def _fingerprint(splits: list[Samples]) -> str:
@@ -279,5 +281,5 @@ def _where(store: str, device: torch.device) -> str:
     return {
         "device": f"decoded in {'memory' if device.type == 'cpu' else 'the memory of ' + str(device)}",
         "memory": "encoded in memory",
-        "disk": "read from disk",
+        "disk": "read or drawn as they are needed",
     }[store]
