@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/vitpe eval $(DEMO)
 	@test -d $(DEMO)/faces || $(BIN)/vitpe draw $(DEMO)/faces --num-test 8
 	$(BIN)/vitpe predict $(DEMO)/faces/img_align_celeba/000001.jpg --checkpoint $(DEMO)
-	$(BIN)/vitpe viz-pe $(DEMO)
+	$(BIN)/vitpe viz-pe $(DEMO) --out $(DEMO)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
