@@ -32,7 +32,7 @@ from vitpe.viz.options import Timing
 from vitpe.viz.panel import Curve
 from vitpe.viz.scale_bar import ticks
 from vitpe.viz.similarity import cosine_similarity
-from vitpe.viz.tiles import largest_cell, lay_out_map, lay_out_tiles, tiles_extent
+from vitpe.viz.tiles import best_cell, lay_out_map, lay_out_tiles, tiles_extent
 
 PALETTE = make_palette("viridis")
 SCALE = ColourScale(-0.5, 0.9)
@@ -218,8 +218,11 @@ def test_print_size_is_the_same_picture_larger(short_history):
 
 
 def test_cells_grow_with_the_picture_and_never_vanish(tmp_path):
-    assert largest_cell(11, 530) == 4
-    assert largest_cell(11, 10) == 1
+    assert best_cell((13, 11), 514, 842) == 4
+    assert best_cell((14, 14), 514, 842) == 3
+    assert best_cell((13, 11), 10, 842) == 1
+    assert tiles_extent(16, best_cell((16, 2), 514, 842)) <= 842
+    assert best_cell((40, 40), 514, 842) == 1
     path = write_checkpoint(tmp_path / "a.safetensors", np.random.default_rng(0).standard_normal((900, 4)), 1, (30, 30))
     painter = FramePainter([read_checkpoint(path)], Curve("", "", [None], None), SCALE, PALETTE, 500)
     assert painter.layout.tiles.cell == 1

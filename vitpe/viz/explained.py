@@ -13,9 +13,9 @@ from vitpe.viz.face_drawing import draw_image_plane
 from vitpe.viz.history import Checkpoint
 from vitpe.viz.numbers import EyeMatch, eye_matches, number_text
 from vitpe.viz.scale_bar import draw_bar, draw_numbers
-from vitpe.viz.sheet import Sheet
+from vitpe.viz.sheet import Sheet, print_scale
 from vitpe.viz.similarity import Floats, cosine_similarity
-from vitpe.viz.tiles import largest_cell, lay_out_map, lay_out_tiles
+from vitpe.viz.tiles import best_cell, lay_out_map, lay_out_tiles, tiles_extent
 
 Patch = tuple[int, int]
 Frame = tuple[int, int, int, int]  # top row, left column, bottom row, right column; the last two excluded
@@ -24,7 +24,8 @@ MARGIN = 28
 TOP = 104
 SIDE_WIDTH = 250
 ARROW_GAP = 62
-MAX_TILES_WIDTH = 400
+TILES_WIDTH = 400
+MAX_TILES_HEIGHT = 600
 SKETCH_HEIGHT = 104
 MAP_TOP = TOP + SKETCH_HEIGHT + 66
 BAR_WIDTH = 240
@@ -42,20 +43,25 @@ class Story:
     frames_text: str
 
 
-def explained_picture(checkpoint: Checkpoint, colours: ColourScale, palette: Palette, scale: int) -> Pixels:
-    """RGB pixels; `scale` 1 is for screens, 2 or 3 for print."""
+def explained_picture(
+    checkpoint: Checkpoint, colours: ColourScale, palette: Palette, scale: int | None = None
+) -> Pixels:
+    """RGB pixels; `scale` 1 is for screens, None for print."""
     similarity = cosine_similarity(checkpoint.embeddings)
     levels = colours.levels(similarity)
     num_rows, num_columns = checkpoint.grid_size
-    tiles = lay_out_tiles(checkpoint.grid_size, largest_cell(num_columns, MAX_TILES_WIDTH), scale)
-    tiles_height, tiles_width = (side // scale for side in tiles.source.shape)
+    cell = best_cell(checkpoint.grid_size, TILES_WIDTH, MAX_TILES_HEIGHT)
+    tiles_height, tiles_width = tiles_extent(num_rows, cell), tiles_extent(num_columns, cell)
     map_cell = max(1, min(SIDE_WIDTH // num_columns, 300 // num_rows))
     map_height, map_width = map_cell * num_rows, map_cell * num_columns
 
     tiles_x = MARGIN + SIDE_WIDTH + ARROW_GAP
     right_x = tiles_x + tiles_width + ARROW_GAP
     height = max(TOP + tiles_height + 76, MAP_TOP + map_height + 60) + MARGIN
-    sheet = Sheet(right_x + SIDE_WIDTH + MARGIN, height, scale)
+    width = right_x + SIDE_WIDTH + MARGIN
+    scale = scale or print_scale(width)
+    tiles = lay_out_tiles(checkpoint.grid_size, cell, scale)
+    sheet = Sheet(width, height, scale)
     _draw_head(sheet, checkpoint)
     sheet.picture(palette.to_rgb(tiles.draw(levels, palette)), tiles_x, TOP)
     draw_numbers(sheet, tiles, tiles_x, TOP)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vitpe.viz.colours import MUTED, NUM_LEVELS, UNDEFINED, Palette, Pixels
 from vitpe.viz.history import Checkpoint
 from vitpe.viz.scale_bar import draw_bar
-from vitpe.viz.sheet import Sheet
+from vitpe.viz.sheet import Sheet, print_scale
 from vitpe.viz.similarity import component_colours, filter_components, norms
 
 MARGIN = 28
@@ -22,8 +22,8 @@ FILTERS_PER_ROW = 7
 NO_FILTERS = "This file holds no patch projection with colour channels."
 
 
-def components_picture(checkpoint: Checkpoint, palette: Palette, scale: int) -> Pixels:
-    """RGB pixels; `scale` 1 is for screens, 2 or 3 for print."""
+def components_picture(checkpoint: Checkpoint, palette: Palette, scale: int | None = None) -> Pixels:
+    """RGB pixels; `scale` 1 is for screens, None for print."""
     num_rows, num_columns = checkpoint.grid_size
     cell = max(1, min(MAP_HEIGHT // num_rows, MAX_MAP_WIDTH // num_columns))
     map_width, map_height = num_columns * cell, num_rows * cell
@@ -32,7 +32,9 @@ def components_picture(checkpoint: Checkpoint, palette: Palette, scale: int) -> 
     filters_width = FILTERS_PER_ROW * (filter_side + 6) - 6
     column = max(map_width, 230)
     xs = [MARGIN, MARGIN + column + GAP, MARGIN + 2 * (column + GAP)]
-    sheet = Sheet(xs[2] + filters_width + MARGIN, TOP + max(MAP_HEIGHT, map_height) + 74, scale)
+    width = xs[2] + filters_width + MARGIN
+    scale = scale or print_scale(width)
+    sheet = Sheet(width, TOP + max(MAP_HEIGHT, map_height) + 74, scale)
     sheet.text(MARGIN, 42, "Behind the maps", 24, weight="bold")
     sheet.text(MARGIN, 68, f"{checkpoint.label} · {num_rows} × {num_columns} patches", 14.5, MUTED)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vitpe.viz.history import Checkpoint
-from vitpe.viz.tiles import Tiles, largest_cell, lay_out_map, lay_out_tiles, tiles_extent
+from vitpe.viz.tiles import Tiles, best_cell, lay_out_map, lay_out_tiles, tiles_extent
 
 MARGIN = 20
 LABELS = 20  # room for row and column numbers
@@ -52,13 +52,13 @@ class Layout:
 
 
 def lay_out(checkpoint: Checkpoint, size: int, scale: int = 1) -> Layout:
-    """The largest whole-pixel cells in a picture `size` pixels wide; wider when cells of one pixel do not fit.
+    """Cells of whole pixels in a picture as close to `size` pixels wide as they allow.
 
     At `scale` s everything is drawn s times as large, for print.
     """
     num_rows, num_columns = checkpoint.grid_size
     room = size - 2 * MARGIN - LABELS - PANEL_GAP - PANEL_WIDTH
-    cell = largest_cell(num_columns, room)
+    cell = best_cell(checkpoint.grid_size, room, max(size, PANEL_HEIGHT))
     face = checkpoint.face
     example_patch = face.outer_left_eye if face else (num_rows // 2, num_columns // 4)
     example_cell = max(1, min((PANEL_WIDTH - 20) // (2 * num_columns), 130 // num_rows))

@@ -38,7 +38,7 @@ class VizOptions:
 
     out: folder of what is written, created when missing.
     format: of the animation. frame_ms, last_frame_ms: how long frames, and the last one, are shown.
-    size: width of the animation in pixels; grows when a cell of one pixel does not fit.
+    size: about how wide the animation is, in pixels; cells of the maps take whole pixels.
     cmap: a colour map of matplotlib's, checked where it is used.
     per_tile_scale: each map on its own scale instead of one for all.
     grid: "13x11", rows and columns of patches, for files that do not say it and whose grid is not square.

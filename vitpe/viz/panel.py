@@ -60,14 +60,8 @@ def draw_static(
 def _draw_head(sheet: Sheet, layout: Layout, checkpoint: Checkpoint) -> None:
     num_rows, num_columns = checkpoint.grid_size
     sheet.text(place.MARGIN, 36, TITLE, 21, weight="bold")
-    sheet.text(
-        place.MARGIN,
-        57,
-        f"Cosine similarity between the position embeddings of {num_rows} × {num_columns} image patches"
-        f" (width {checkpoint.embeddings.shape[1]})",
-        12.5,
-        MUTED,
-    )
+    subtitle = f"Cosine similarity between the position embeddings of {num_rows} × {num_columns} image patches"
+    sheet.text(place.MARGIN, 57, shorten(subtitle, 12.5, layout.width - 2 * place.MARGIN), 12.5, MUTED)
     draw_numbers(sheet, layout.tiles, layout.left, place.TOP)
 
 
@@ -100,8 +94,8 @@ def _draw_example(sheet: Sheet, layout: Layout, checkpoint: Checkpoint) -> None:
     x, y = layout.panel, layout.example_map[1]
     row, column = layout.example_patch
     cell, face = layout.example_cell, checkpoint.face
-    where = "at the left eye" if face else f"in row {row}, column {column}"
-    sheet.text(x, y - 16, f"Example: a patch {where}", 13, weight="bold")
+    where = "a patch at the left eye" if face else f"row {row}, column {column}"
+    sheet.text(x, y - 16, f"Example: {where}", 13, weight="bold")
     draw_image_plane(sheet, x, y, checkpoint.grid_size, cell, face)
     sheet.rectangle(x + column * cell, y + row * cell, cell, cell, fill=INK)
     if cell >= 4:
@@ -130,6 +124,8 @@ def _draw_curve(
     if len(values) > 1:
         xs = [x + width * i / (len(curve.values) - 1) for i, _ in values]
         sheet.line(xs, [top + height * (1 - max(0.0, value)) for _, value in values], colour, 1.8)
-    first, last = (shorten(checkpoint.label, 10.5, width / 3 - 4) for checkpoint in (history[0], history[-1]))
+    first, last = ("first", "last")
+    if has_steps(history):
+        first, last = history[0].label, f"{history[-1].step:,}"
     sheet.text(x, top + height + 15, first, 10.5, MUTED)
     sheet.text(x + width, top + height + 15, last, 10.5, MUTED, align="right")

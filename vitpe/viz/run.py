@@ -13,14 +13,12 @@ from vitpe.viz.frames import FramePainter
 from vitpe.viz.gif import make_folder, png, write_animation
 from vitpe.viz.history import Checkpoint, evenly, load_history, parse_grid
 from vitpe.viz.html import page
+from vitpe.viz.layout import lay_out
 from vitpe.viz.numbers import checkpoint_record, random_numbers
 from vitpe.viz.options import VizOptions
 from vitpe.viz.panel import Curve
+from vitpe.viz.sheet import print_scale
 from vitpe.viz.similarity import colour_range, cosine_similarity
-
-# The animation's frame is 842 pixels wide, for screens; the others are wider to begin with.
-PRINT_SCALE = 3
-ZOOM_SCALE = 2
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,12 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
 def _write_stills(
     frames: Sequence[Checkpoint], curve: Curve, colours: ColourScale, palette: Palette, options: VizOptions
 ) -> list[Path]:
-    painter = FramePainter(frames, curve, colours, palette, options.size, PRINT_SCALE)
+    scale = print_scale(lay_out(frames[0], options.size).width)
+    painter = FramePainter(frames, curve, colours, palette, options.size, scale)
     pictures: dict[str, Callable[[], Pixels]] = {  # one at a time, as each takes a hundred megabytes to draw
         "pe_final.png": lambda: palette.to_rgb(painter.draw(len(frames) - 1)),
-        "pe_explained.png": lambda: explained_picture(frames[-1], colours, palette, ZOOM_SCALE),
-        "pe_norms.png": lambda: components_picture(frames[-1], palette, ZOOM_SCALE),
+        "pe_explained.png": lambda: explained_picture(frames[-1], colours, palette),
+        "pe_norms.png": lambda: components_picture(frames[-1], palette),
     }
     for name, draw in pictures.items():
         write_atomic(options.out / name, png(draw()))

@@ -19,9 +19,17 @@ from vitpe.viz.colours import BACKGROUND, INK, Pixels
 
 # The font that matplotlib carries along: pictures look the same on every machine.
 FONT = "DejaVu Sans"
+# 22 cm at 300 dots per inch.
+PRINT_WIDTH = 2600
+MAX_PRINT_SCALE = 3
 Points = Sequence[float] | NDArray[np.float64]
 Weight = Literal["normal", "bold"]
 HorizontalAlignment = Literal["left", "center", "right"]
+
+
+def print_scale(width: int) -> int:
+    """How many times as large a picture `width` pixels wide is drawn for print."""
+    return max(1, min(MAX_PRINT_SCALE, PRINT_WIDTH // width))
 
 
 @cache

@@ -40,9 +40,14 @@ class Tiles:
         return np.where(pixels == TRANSPARENT, hatch, pixels)
 
 
-def largest_cell(num_cells: int, room: int) -> int:
-    """The side of the largest cells with which a line of `num_cells` tiles fits, at least one pixel."""
-    return max((cell for cell in range(1, MAX_CELL + 1) if tiles_extent(num_cells, cell) <= room), default=1)
+def best_cell(grid_size: tuple[int, int], width: int, max_height: int) -> int:
+    """The side of the cells with which the tiles come closest to `width`, in pixels, at least one.
+
+    Tiles are no higher than `max_height`, unless cells of one pixel are.
+    """
+    num_rows, num_columns = grid_size
+    fitting = [cell for cell in range(1, MAX_CELL + 1) if tiles_extent(num_rows, cell) <= max_height]
+    return min(fitting or [1], key=lambda cell: abs(tiles_extent(num_columns, cell) - width))
 
 
 def tiles_extent(num_cells: int, cell: int) -> int:
