@@ -23,7 +23,7 @@ ACCENT = "#e0245e"
 UNDEFINED = "#e6e8ec"
 HATCH = "#cdd1d8"
 
-NUM_LEVELS = 64
+NUM_LEVELS = 56
 # Shades that anti-aliased drawing needs between the background and each ink.
 _SHADES = {INK: 40, MUTED: 24, FAINT: 8, ACCENT: 24, CELL: 3, UNDEFINED: 1, HATCH: 1}
 # Never drawn: a frame's pixels that are as in the frame before.
