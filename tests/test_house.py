@@ -36,7 +36,7 @@ def calls(path: Path) -> set[str]:
     return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
 
 
-@pytest.mark.parametrize("path", modules("model") + [PACKAGE / "scoring" / "metrics.py"], ids=str)
+@pytest.mark.parametrize("path", [*modules("model"), PACKAGE / "scoring" / "metrics.py"], ids=str)
 def test_the_model_and_the_metrics_know_no_files_and_no_printing(path):
     forbidden = {"pathlib", "io", "os", "json", "rich", "typer", "sys", "safetensors", "vitpe.files", "vitpe.console"}
     assert not {name.split(".")[0] if "vitpe" not in name else name for name in imports(path)} & forbidden
@@ -66,7 +66,9 @@ def test_a_file_is_about_one_thing(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["viz-pe", "--help"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["viz-pe", "--help"]], ids=str
+)
 def test_help_never_imports_torch(arguments):
     code = (
         "import sys; sys.argv = ['vitpe', *sys.argv[1:]]\n"
