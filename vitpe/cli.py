@@ -15,8 +15,19 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vitpe import __version__
-from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, PRESETS, DataConfig, RunConfig, TrainConfig, preset, with_values
+from vitpe.config import (
+    DEFAULT_PRESET,
+    DRAWN_FACES,
+    PRESETS,
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    parse_settings,
+    preset,
+    with_values,
+)
 from vitpe.errors import UsageError, VitpeError
+from vitpe.scoring.inputs import Asked
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
 app = typer.Typer(
@@ -146,7 +157,7 @@ def train(
         "train.seed": seed,
         "train.keep": keep,
     }
-    given = {key: value for key, value in given.items() if value is not None} | _parse_settings(settings or [])
+    given = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
     resuming = resume and RunFolder(run).config.exists()
     if resuming:
         stored = RunFolder(run).read_config()
@@ -165,20 +176,6 @@ def train(
     if rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
         _print_result(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
-
-
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """ "KEY=VALUE" pairs; a value is JSON where it parses as JSON, text otherwise."""
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UsageError(f"--set {setting!r} has no '='", "write --set KEY=VALUE, say --set train.adamw_lr=3e-4")
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
-    return values
 
 
 def _print_result(values: dict[str, Any], lines: list[str]) -> None:
@@ -242,18 +239,16 @@ def evaluate(
     subjects = [given.subject() for given in answers]
     if compare:
         comparison = run.compare_answers(*answers)
-        if kind == "table":
-            console.show_table(tables.compare_table(comparison, subjects[0], subjects[1], sort=sort))
-        else:
-            console.write_result(getattr(records, f"compare_{kind}")(comparison, *subjects))
-        return
-    scores = answers[0].scores()
-    if kind == "table":
-        console.show_table(tables.eval_table(scores, subjects[0], sort))
-    elif kind == "json":
-        console.write_result(records.eval_json(scores, subjects[0], sort))
+        table = tables.compare_table(comparison, subjects[0], subjects[1], sort=sort)
+        text = records.compare_csv(comparison) if kind == "csv" else records.compare_json(comparison, *subjects)
     else:
-        console.write_result(records.eval_csv(scores, sort))
+        scores = answers[0].scores()
+        table = tables.eval_table(scores, subjects[0], sort)
+        text = records.eval_csv(scores, sort) if kind == "csv" else records.eval_json(scores, subjects[0], sort)
+    if kind == "table":
+        console.show_table(table)
+    else:
+        console.write_result(text)
     if report is not None:
         from vitpe.scoring.report import report_png
 
@@ -278,10 +273,8 @@ def predict(
 
     Example: find photos -name '*.jpg' -print0 | vitpe predict -0 - --format jsonl
     """
-    from vitpe.scoring import inputs
-
     kind = _choose_format(output, ("table", "jsonl", "json", "csv"))
-    asked = inputs.Asked(files or [], null, stdin_image)
+    asked = Asked(files or [], null, stdin_image)
 
     from vitpe import console
     from vitpe.data.align import FaceAligner

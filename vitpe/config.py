@@ -4,6 +4,7 @@ Each default stands here once; the command line reads them from here.
 """
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -236,6 +237,20 @@ def with_values(config: RunConfig, values: Mapping[str, Any], source: str = "--s
         _require(known, f"{source}: unknown key {key!r}", "keys are model.*, data.* and train.* of a run's config.json")
         nested[section][name] = value
     return from_json(RunConfig, nested, source)
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """ "KEY=VALUE" pairs; a value is JSON where it parses as JSON, text otherwise."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting!r} has no '='", "write --set KEY=VALUE, say --set train.adamw_lr=3e-4")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def to_json(config: Any) -> dict[str, Any]:

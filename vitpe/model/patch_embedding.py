@@ -68,7 +68,7 @@ class PatchEmbedding(nn.Module):
         position = self.pos_embed[0, 1:]
         tokens = self.patch_embed(patches) + (position if keep is None else position[keep])
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
-        return torch.cat([cls_token.expand(len(patches), -1, -1), tokens], dim=1)
+        return torch.cat([cls_token.expand(patches.shape[0], -1, -1), tokens], dim=1)
 
 
 def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:

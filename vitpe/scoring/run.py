@@ -98,8 +98,8 @@ class EvalOptions:
 class Answers:
     """A checkpoint's logits (n, A) on a split, with the labels (n, A), for those of its attributes that have labels.
 
-    columns: (A,) which of the checkpoint's attributes those are. source: of the images, as in Samples. threshold: for
-    all attributes, None for the checkpoint's own.
+    columns: (A,) which of the checkpoint's attributes those are. source, notes: of the images, as their reader says.
+    threshold: for all attributes, None for the checkpoint's own.
     """
 
     path: Path
@@ -109,6 +109,7 @@ class Answers:
     columns: tuple[int, ...]
     logits: NDArray[np.float64]
     labels: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
     threshold: float | None = None
 
     @property
@@ -177,6 +178,7 @@ def evaluate(
 
 def _notes(given: Answers) -> Iterator[str]:
     info, path = given.info, given.path
+    yield from given.notes
     if info.data_source == DRAWN_FACES and given.source == DRAWN_FACES:
         yield "these are drawn faces: the scores say nothing about photos"
     elif info.data_source == DRAWN_FACES:
@@ -233,7 +235,16 @@ def answer(checkpoint: Path, split: str, data: DataConfig, device: torch.device,
     on_progress = listener.start(f"scoring {split}", len(samples.names))
     logits, truth = predict_split(model.to(device), batches.once(), info.mean, info.std, on_progress)
     labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
-    return Answers(checkpoint, info, split, samples.source, columns, logits[:, list(columns)], truth[:, labelled])
+    return Answers(
+        checkpoint,
+        info,
+        split,
+        samples.source,
+        columns,
+        logits[:, list(columns)],
+        truth[:, labelled],
+        getattr(samples, "notes", ()),
+    )
 
 
 def _some(names: Sequence[str]) -> str:
