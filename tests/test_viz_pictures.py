@@ -14,9 +14,9 @@ from vitpe.viz import layout as place
 from vitpe.viz.colours import (
     ACCENT,
     BACKGROUND,
+    GIF_LEVELS,
     HATCH,
     INK,
-    NUM_LEVELS,
     TRANSPARENT,
     UNDEFINED,
     ColourScale,
@@ -34,7 +34,7 @@ from vitpe.viz.scale_bar import ticks
 from vitpe.viz.similarity import cosine_similarity
 from vitpe.viz.tiles import best_cell, lay_out_map, lay_out_tiles, tiles_extent
 
-PALETTE = make_palette("viridis")
+PALETTE = make_palette("viridis", GIF_LEVELS)
 SCALE = ColourScale(-0.5, 0.9)
 CURVE = Curve("Mirror symmetry", "of maps", [None, 0.5, 0.7], 0.02)
 
@@ -58,13 +58,13 @@ def assert_tiles_show_maps(pixels, tiles, similarity, grid):
                 continue
             value = similarity[row * grid[1] + column, i * grid[1] + j]
             share = min(1, max(0, (value - SCALE.low) / (SCALE.high - SCALE.low)))
-            assert (box == round(share * (NUM_LEVELS - 1))).all(), (row, column, i, j)
+            assert (box == round(share * (GIF_LEVELS - 1))).all(), (row, column, i, j)
 
 
 @pytest.mark.parametrize(("grid", "cell", "scale"), [((13, 11), 4, 1), ((2, 3), 5, 2), ((4, 4), 1, 1), ((1, 6), 3, 1)])
 def test_tile_r_c_shows_map_r_c(grid, cell, scale):
     similarity, tiles = random_similarity(grid), lay_out_tiles(grid, cell, scale)
-    pixels = tiles.draw(SCALE.levels(similarity), PALETTE)
+    pixels = tiles.draw(SCALE.levels(similarity, GIF_LEVELS), PALETTE)
     assert_tiles_show_maps(pixels, tiles, similarity, grid)
     assert tiles.cell == cell * scale
     assert pixels.shape[1] == tiles_extent(grid[1], cell) * scale
@@ -81,11 +81,13 @@ def test_the_comparison_of_tiles_can_fail(wrong):
     grid = (3, 4)
     similarity, tiles = random_similarity(grid), lay_out_tiles(grid, 3)
     with pytest.raises(AssertionError):
-        assert_tiles_show_maps(wrong(tiles.draw(SCALE.levels(similarity), PALETTE)), tiles, similarity, grid)
+        assert_tiles_show_maps(
+            wrong(tiles.draw(SCALE.levels(similarity, GIF_LEVELS), PALETTE)), tiles, similarity, grid
+        )
 
 
 def test_a_map_alone_is_its_tile():
-    levels = SCALE.levels(random_similarity(GRID))
+    levels = SCALE.levels(random_similarity(GRID), GIF_LEVELS)
     tiles = lay_out_tiles(GRID, 4)
     for patch in ((0, 0), (6, 3), (12, 10)):
         top, left, bottom, right = tiles.tile_box(*patch)
@@ -97,7 +99,7 @@ def test_undefined_is_hatched_grey_and_nothing_else_is():
     similarity = random_similarity((3, 3))
     similarity[4], similarity[:, 4] = np.nan, np.nan
     tiles = lay_out_tiles((3, 3), 6)
-    pixels = tiles.draw(SCALE.levels(similarity), PALETTE)
+    pixels = tiles.draw(SCALE.levels(similarity, GIF_LEVELS), PALETTE)
     greys = np.isin(pixels, [PALETTE.index_of(UNDEFINED), PALETTE.index_of(HATCH)])
     for row, column in np.ndindex(3, 3):
         top, left, _, _ = tiles.tile_box(row, column)
@@ -111,27 +113,28 @@ def test_undefined_is_hatched_grey_and_nothing_else_is():
 
 def test_levels_are_one_scale_or_each_tiles_own():
     similarity = np.array([[1.0, 0.2, 0.4], [0.2, 1.0, 0.32], [0.4, 0.32, 1.0]])
-    top = NUM_LEVELS - 1
-    shared = ColourScale(0.2, 0.4).levels(similarity)
+    top = GIF_LEVELS - 1
+    shared = ColourScale(0.2, 0.4).levels(similarity, GIF_LEVELS)
     np.testing.assert_array_equal(shared, [[top, 0, top], [0, top, round(0.6 * top)], [top, round(0.6 * top), top]])
-    own = ColourScale(-1, 1, per_tile=True).levels(similarity)
+    own = ColourScale(-1, 1, per_tile=True).levels(similarity, GIF_LEVELS)
     np.testing.assert_array_equal(own[~np.eye(3, dtype=bool)], [0, top, 0, top, top, 0])
     similarity[1], similarity[:, 1] = np.nan, np.nan
-    levels = ColourScale(-1, 1, per_tile=True).levels(similarity)
+    levels = ColourScale(-1, 1, per_tile=True).levels(similarity, GIF_LEVELS)
     assert (levels[1] == TRANSPARENT).all()
     assert TRANSPARENT not in levels[0, [0, 2]]
 
 
+@pytest.mark.parametrize("num_levels", [GIF_LEVELS, 128])
 @pytest.mark.parametrize("cmap", ["viridis", "magma", "cividis"])
-def test_the_palette_holds_colour_map_and_inks(cmap):
-    palette = make_palette(cmap)
+def test_the_palette_holds_colour_map_and_inks(cmap, num_levels):
+    palette = make_palette(cmap, num_levels)
     assert palette.colours.shape == (256, 3)
     for colour in (BACKGROUND, INK, ACCENT, HATCH, UNDEFINED):
         index = palette.index_of(colour)
-        assert NUM_LEVELS <= index < TRANSPARENT
+        assert num_levels <= index < TRANSPARENT
         assert tuple(palette.colours[index]) == rgb(colour)
         assert palette.nearest(np.array([[rgb(colour)]], dtype=np.uint8)).item() == index
-    luminance = palette.colours[:NUM_LEVELS].astype(float) @ [0.2126, 0.7152, 0.0722]
+    luminance = palette.colours[:num_levels].astype(float) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) >= -0.5).all()  # brighter is more alike
     ramp = palette.to_rgb(palette.ramp(INK)).astype(int)
     assert np.abs(np.diff(ramp, axis=0)).max() < 12  # smooth letters
@@ -175,7 +178,7 @@ def test_a_frame_holds_the_tiles_and_the_example_of_its_checkpoint(short_history
     assert frames.shape == (3, layout.height, layout.width)
     assert layout.width <= 842
     for checkpoint, frame in zip(short_history, frames, strict=True):
-        levels = SCALE.levels(cosine_similarity(checkpoint.embeddings))
+        levels = SCALE.levels(cosine_similarity(checkpoint.embeddings), GIF_LEVELS)
         tiles = layout.tiles.draw(levels, PALETTE)
         shown = frame[place.TOP :, layout.left :][: tiles.shape[0], : tiles.shape[1]]
         if checkpoint.step:
@@ -183,7 +186,7 @@ def test_a_frame_holds_the_tiles_and_the_example_of_its_checkpoint(short_history
             assert_tiles_show_maps(shown, layout.tiles, cosine_similarity(checkpoint.embeddings), GRID)
         else:  # the words in the middle
             assert 0.85 < (shown == tiles).mean() < 1
-            assert not (frame[:, : layout.panel - 2] < NUM_LEVELS).any()
+            assert not (frame[:, : layout.panel - 2] < GIF_LEVELS).any()
         x, y = layout.example_map
         example = frame[y:, x:][: layout.example.source.shape[0], : layout.example.source.shape[1]]
         differs = example != layout.example.draw(levels, PALETTE)
@@ -208,12 +211,12 @@ def test_only_what_changed_changes(short_history):
 def test_print_size_is_the_same_picture_larger(short_history):
     small = FramePainter(short_history, CURVE, SCALE, PALETTE, 500)
     large = FramePainter(short_history, CURVE, SCALE, PALETTE, 500, scale=2)
-    levels = SCALE.levels(cosine_similarity(short_history[2].embeddings))
+    levels = SCALE.levels(cosine_similarity(short_history[2].embeddings), GIF_LEVELS)
     assert large.draw(2).shape == tuple(2 * side for side in small.draw(2).shape)
     large_tiles = large.layout.tiles.draw(levels, PALETTE)
     small_tiles = small.layout.tiles.draw(levels, PALETTE)
     assert large_tiles.shape == tuple(2 * side for side in small_tiles.shape)
-    maps = small_tiles < NUM_LEVELS
+    maps = small_tiles < GIF_LEVELS
     np.testing.assert_array_equal(large_tiles[::2, ::2][maps], small_tiles[maps])
 
 
@@ -328,7 +331,7 @@ def test_mp4_without_an_encoder_says_what_to_install(tmp_path, monkeypatch, kind
 def test_the_explained_picture_shows_all_maps_and_those_of_eye_and_border(short_history, scale):
     checkpoint = short_history[2]
     pixels = explained_picture(checkpoint, SCALE, PALETTE, scale)
-    levels = SCALE.levels(cosine_similarity(checkpoint.embeddings))
+    levels = SCALE.levels(cosine_similarity(checkpoint.embeddings), GIF_LEVELS)
 
     def share_shown(tiles, x, y):
         expected = PALETTE.to_rgb(tiles.draw(levels, PALETTE))

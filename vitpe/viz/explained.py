@@ -48,7 +48,7 @@ def explained_picture(
 ) -> Pixels:
     """RGB pixels; `scale` 1 is for screens, None for print."""
     similarity = cosine_similarity(checkpoint.embeddings)
-    levels = colours.levels(similarity)
+    levels = colours.levels(similarity, palette.num_levels)
     num_rows, num_columns = checkpoint.grid_size
     cell = best_cell(checkpoint.grid_size, TILES_WIDTH, MAX_TILES_HEIGHT)
     tiles_height, tiles_width = tiles_extent(num_rows, cell), tiles_extent(num_columns, cell)

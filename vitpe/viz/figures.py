@@ -6,7 +6,7 @@ All of it comes from one checkpoint file; compare arXiv:2010.11929, Figure 7.
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.viz.colours import MUTED, NUM_LEVELS, UNDEFINED, Palette, Pixels
+from vitpe.viz.colours import MUTED, UNDEFINED, Palette, Pixels
 from vitpe.viz.history import Checkpoint
 from vitpe.viz.scale_bar import draw_bar
 from vitpe.viz.sheet import Sheet, print_scale
@@ -40,7 +40,7 @@ def components_picture(checkpoint: Checkpoint, palette: Palette, scale: int | No
 
     lengths = norms(checkpoint.embeddings, checkpoint.grid_size)
     low, high = _ends(lengths)
-    levels = np.rint((lengths - low) / (high - low) * (NUM_LEVELS - 1)).astype(np.uint8)
+    levels = np.rint((lengths - low) / (high - low) * (palette.num_levels - 1)).astype(np.uint8)
     _title(sheet, xs[0], "Length of the embeddings")
     sheet.picture(palette.to_rgb(_enlarge(levels, cell * scale)), xs[0], TOP)
     draw_bar(sheet, xs[0], TOP + map_height + 16, map_width, 12, palette, (low, high))

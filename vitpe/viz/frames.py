@@ -66,11 +66,11 @@ class FramePainter:
         """Palette indices (height · scale, width · scale) of one checkpoint's frame."""
         layout, checkpoint = self.layout, self._history[frame]
         similarity = cosine_similarity(checkpoint.embeddings)
-        levels = self._colours.levels(similarity)
+        levels = self._colours.levels(similarity, self._palette.num_levels)
         pixels = self._curve_until(frame)
         self._paste(pixels, layout.tiles.draw(levels, self._palette), layout.left, place.TOP)
         self._paste(pixels, layout.example.draw(levels, self._palette), *layout.example_map)
-        bar = bar_levels(place.PANEL_WIDTH * layout.scale, place.BAR_HEIGHT * layout.scale)
+        bar = bar_levels(place.PANEL_WIDTH * layout.scale, place.BAR_HEIGHT * layout.scale, self._palette)
         self._paste(pixels, bar, layout.panel, place.TOP + place.COLOUR_BAR + 12)
         self._frame_right_eye(pixels)
         self._write_counters(pixels, frame)

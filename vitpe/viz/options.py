@@ -50,7 +50,7 @@ class VizOptions:
     format: AnimationFormat = "gif"
     frame_ms: int = 150
     last_frame_ms: int = 2500
-    size: int = 711
+    size: int = 842
     cmap: str = "viridis"
     per_tile_scale: bool = False
     grid: str | None = None

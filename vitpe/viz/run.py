@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vitpe.files import write_atomic
-from vitpe.viz.colours import ColourScale, Palette, Pixels, make_palette
+from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, make_palette
 from vitpe.viz.explained import explained_picture
 from vitpe.viz.figures import components_picture
 from vitpe.viz.frames import FramePainter
@@ -59,9 +59,11 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
         random.mirror_symmetry,
     )
     if len(frames) > 1:
-        painter = FramePainter(frames, curve, colours, palette, options.size)
+        inks = make_palette(options.cmap, GIF_LEVELS) if options.format == "gif" else palette
+        pixels = FramePainter(frames, curve, colours, inks, options.size).draw_all()
         target = options.out / "pe_similarity"
-        written.append(write_animation(painter.draw_all(), palette, options.timing, options.format, target))
+        written.append(write_animation(pixels, inks, options.timing, options.format, target))
+        del pixels  # a hundred megabytes that the stills may need
         if len(frames) < len(history):
             notes.append(f"the animation shows {len(frames)} of {len(history)} checkpoints, evenly spread")
     else:

@@ -5,14 +5,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.viz.colours import MUTED, NUM_LEVELS, Palette, Pixels
+from vitpe.viz.colours import MUTED, Palette, Pixels
 from vitpe.viz.sheet import Sheet
 from vitpe.viz.tiles import Tiles
 
 
-def bar_levels(width: int, height: int) -> Pixels:
+def bar_levels(width: int, height: int, palette: Palette) -> Pixels:
     """The colour map from left to right as palette indices (height, width)."""
-    levels: NDArray[np.uint8] = (np.arange(width) * NUM_LEVELS // width).astype(np.uint8)
+    levels: NDArray[np.uint8] = (np.arange(width) * palette.num_levels // width).astype(np.uint8)
     return np.broadcast_to(levels, (height, width))
 
 
@@ -20,7 +20,7 @@ def draw_bar(
     sheet: Sheet, x: float, y: float, width: int, height: int, palette: Palette, ends: tuple[float, float] | None
 ) -> None:
     """A bar with its top left corner at (x, y); with (low, high) in `ends` there are ticks below."""
-    sheet.picture(palette.to_rgb(bar_levels(width * sheet.scale, height * sheet.scale)), x, y)
+    sheet.picture(palette.to_rgb(bar_levels(width * sheet.scale, height * sheet.scale, palette)), x, y)
     if ends is not None:
         draw_ticks(sheet, x, y + height, width, *ends)
 
