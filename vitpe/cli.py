@@ -236,15 +236,15 @@ def evaluate(
     options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
     with console.Counters() as counters:
         answers = run.evaluate(paths, options, select_device(device), counters)
-    subjects = [given.subject() for given in answers]
+    first, last = answers[0].subject(), answers[-1].subject()
     if compare:
         comparison = run.compare_answers(*answers)
-        table = tables.compare_table(comparison, subjects[0], subjects[1], sort=sort)
-        text = records.compare_csv(comparison) if kind == "csv" else records.compare_json(comparison, *subjects)
+        table = tables.compare_table(comparison, first, last, sort=sort)
+        text = records.compare_csv(comparison) if kind == "csv" else records.compare_json(comparison, first, last)
     else:
         scores = answers[0].scores()
-        table = tables.eval_table(scores, subjects[0], sort)
-        text = records.eval_csv(scores, sort) if kind == "csv" else records.eval_json(scores, subjects[0], sort)
+        table = tables.eval_table(scores, first, sort)
+        text = records.eval_csv(scores, sort) if kind == "csv" else records.eval_json(scores, first, sort)
     if kind == "table":
         console.show_table(table)
     else:
@@ -252,7 +252,7 @@ def evaluate(
     if report is not None:
         from vitpe.scoring.report import report_png
 
-        write_atomic(report, report_png(answers[0].probs(), answers[0].labels, scores, subjects[0]))
+        write_atomic(report, report_png(answers[0].probs(), answers[0].labels, scores, first))
 
 
 @app.command()

@@ -60,9 +60,10 @@ def show_table(table: RenderableType) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdout.isatty():
-        _Stdout(highlight=False).print(table)
+        console = _Stdout(highlight=False)
     else:
-        _Stdout(highlight=False, force_terminal=False, color_system=None, width=PIPED_WIDTH).print(table)
+        console = _Stdout(highlight=False, force_terminal=False, color_system=None, width=PIPED_WIDTH)
+    console.print(table, crop=False)  # a long name of a file stays whole
 
 
 def write_result(text: str) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -34,8 +34,13 @@ def predict_summary(prediction: Prediction) -> RenderableType:
     return _PredictionSummary(prediction)
 
 
-def _error(prediction: Prediction) -> Text:
-    return Text.assemble((prediction.file, "bold"), "\n  ", (prediction.error or "", _ERROR_STYLE))
+def _file_line(prediction: Prediction, more: str = "") -> Text:
+    """The file's name in one piece, however long: it may be copied, or searched for."""
+    return Text.assemble((prediction.file, "bold"), (more, "dim"), no_wrap=True, overflow="ignore")
+
+
+def _error(prediction: Prediction) -> RenderableType:
+    return Group(_file_line(prediction), Padding(Text(prediction.error or "", style=_ERROR_STYLE), (0, 0, 0, 2)))
 
 
 def _percent(prob: float) -> str:
@@ -53,7 +58,7 @@ class _PredictionSummary:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = glyphs_for(options)
-        yield Text(self.prediction.file, style="bold")
+        yield _file_line(self.prediction)
         probs = self.prediction.probs
         items = tuple(f"{name} {_percent(probs[name])}" for name in self.prediction.present)
         yield Padding(Flow(items or (glyphs.dash,), f" {glyphs.dot} "), (0, 0, 0, 2))
@@ -65,7 +70,7 @@ class _PredictionTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         probs, present = self.prediction.probs, self.prediction.present
-        yield Text.assemble((self.prediction.file, "bold"), (f"  {len(present)} of {len(probs)} present", "dim"))
+        yield _file_line(self.prediction, f"  {len(present)} of {len(probs)} present")
         if probs:
             yield self._columns(options)
 
