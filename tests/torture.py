@@ -163,6 +163,8 @@ def kill_at_points(case: Case, folder: Path, rng: random.Random, num_points: int
 
 def finish(case: Case, folder: Path, tally: Tally) -> None:
     """Compare a run that ended with the uninterrupted one, and remove it."""
+    if sys.stderr.isatty():
+        print(f"\r{dict(tally.counts)}", end="", file=sys.stderr)
     left = comparable(folder)
     differing = sorted(name for name in left.keys() | case.expected.keys() if left.get(name) != case.expected.get(name))
     tally.check(not differing, f"{case.name}: {', '.join(differing)} differ from the uninterrupted run's")
