@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint type check bench torture docs clean
+.PHONY: setup demo test lint type check bench torture clean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
@@ -37,6 +37,12 @@ check: lint type test
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+# Kill training at every moment a hundred times, damage checkpoints and images ten thousand times.
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture --kills 150 --points 200
+	$(BIN)/python -m tests.fuzz_checkpoints --cases 10000
+	$(BIN)/python -m tests.fuzz_images 10000
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
