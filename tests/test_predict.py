@@ -74,7 +74,14 @@ def file_names(called: Called) -> list[str]:
 def start(trained_run: Path, *arguments: str | Path, **more) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "vitpe", "predict", "--checkpoint", str(trained_run), *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What runs in the background of a script has Ctrl-C ignored, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **more,
     )
 
 
