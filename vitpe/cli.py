@@ -332,6 +332,7 @@ def viz_pe(
 
     Example: vitpe viz-pe runs/ckpts --html
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe import console
     from vitpe.viz.run import visualize
     from vitpe.viz.tables import numbers_table
