@@ -310,11 +310,16 @@ def test_a_signal_at_the_last_step_comes_too_late(celeba: Path, tmp_path: Path) 
     assert result.step == 12
 
 
-def test_a_signal_while_data_is_prepared_stops_at_once(celeba: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="stopped by SIGTERM before training began") as caught:
+def test_a_signal_while_data_is_prepared_stops_before_the_first_step(
+    celeba: Path, trained_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 0; everything is saved") as caught:
         train(tiny_config(celeba), tmp_path, CPU, Signalling())
     assert caught.value.exit_code == 143
-    assert "the same command" in caught.value.hint
+    assert caught.value.hint == "continue with: vitpe train --resume"
+    assert not list(RunFolder(tmp_path).checkpoints.iterdir())
+    train_tiny(celeba, tmp_path, resume=True)
+    assert contents(tmp_path).keys() == contents(trained_run).keys()
 
 
 @dataclass

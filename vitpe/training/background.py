@@ -46,41 +46,43 @@ class Writer:
 
 
 class Interrupted(VitpeError):
-    """The run was asked to stop: exit code 130 after Ctrl-C, 143 after SIGTERM. step: the last one saved."""
+    """The run was asked to stop: exit code 130 after Ctrl-C, 143 after SIGTERM. step: the last one, which is saved."""
 
-    def __init__(self, signal_number: int, step: int | None, hint: str) -> None:
+    def __init__(self, signal_number: int, step: int, hint: str) -> None:
         name = "Ctrl-C" if signal_number == signal.SIGINT else signal.Signals(signal_number).name
-        when = "before training began" if step is None else f"after step {step}; everything is saved"
-        super().__init__(f"stopped by {name} {when}", hint, exit_code=128 + signal_number)
+        message = f"stopped by {name} after step {step}; everything is saved"
+        super().__init__(message, hint, exit_code=128 + signal_number)
 
 
 class StopRequest:
-    """signal_number: of the first signal that asked to stop, None before."""
+    """signal_number: of the first signal that asked to stop, None before. hint: how to go on afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, hint: str) -> None:
         self.signal_number: int | None = None
-        self._deferring = False
+        self.hint = hint
         self._asked_at = 0.0
 
-    def defer(self) -> None:
-        """From now on the first signal only sets `signal_number`, so that a step can be finished and saved."""
-        self._deferring = True
+    def check(self, step: int) -> None:
+        """Raise Interrupted when asked to stop.
+
+        It is not the handler that raises: what runs at that moment, C code above all, may turn any exception into
+        another one.
+        """
+        if self.signal_number is not None:
+            raise Interrupted(self.signal_number, step, self.hint)
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
-        first = self.signal_number is None
-        if first:
+        if self.signal_number is None:
             self.signal_number, self._asked_at = number, time.monotonic()
-        if not self._deferring:
-            raise Interrupted(number, None, "nothing is lost: give the same command again")
-        if not first and number == signal.SIGINT and time.monotonic() - self._asked_at > _SAME_WISH_SECONDS:
+        elif number == signal.SIGINT and time.monotonic() - self._asked_at > _SAME_WISH_SECONDS:
             raise KeyboardInterrupt
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """Within, Ctrl-C and SIGTERM raise Interrupted; once deferred, only a second Ctrl-C stops at once."""
-    request = StopRequest()
+def stop_signals(hint: str) -> Iterator[StopRequest]:
+    """Within, Ctrl-C and SIGTERM set the request that is given; a second Ctrl-C stops at once."""
+    request = StopRequest(hint)
     previous = {number: signal.signal(number, request.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield request

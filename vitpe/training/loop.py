@@ -179,13 +179,12 @@ class Trainer:
         if not complete:
             save_checkpoint(self._folder.best, self._snapshot(), self._describe())
 
-    def run(self, train: Batches, valid: Batches | None, stop: StopRequest, hint: str) -> None:
+    def run(self, train: Batches, valid: Batches | None, stop: StopRequest) -> None:
         """Train to the plan's last step. valid is read by the first worker only.
 
-        Raises Interrupted with `hint`, all saved, when asked to stop, and VitpeError when a file cannot be written or
+        Raises Interrupted, all saved, when asked to stop, and VitpeError when a file cannot be written or
         training diverges.
         """
-        stop.defer()
         forward = self._forward()
         clock = _Clock(train, self.step)
         writer = Writer()
@@ -201,7 +200,7 @@ class Trainer:
                     self._save_state(writer)
                 if signal_number and not self.finished:
                     writer.wait()
-                    raise Interrupted(signal_number, self.step, hint)
+                    raise Interrupted(signal_number, self.step, stop.hint)
         finally:
             batches.close()
             writer.close()

@@ -20,9 +20,9 @@ from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.model.weights import convert_state_dict
-from vitpe.training.background import Interrupted, stop_signals
+from vitpe.training.background import Interrupted, StopRequest, stop_signals
 from vitpe.training.checkpoint import CheckpointInfo, load_foreign
-from vitpe.training.distributed import Workers, joined
+from vitpe.training.distributed import Workers, joined, num_workers
 from vitpe.training.loop import Plan, Reporter, Trainer
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import load_state, save_state
@@ -79,9 +79,10 @@ def train(
         run.refuse_existing()
         if resume:
             reporter.note(f"{run.path} holds no run to resume: starting one")
+    again = f"{command} --resume" if num_workers() == 1 else "the same torchrun command and --resume"
     splits = [open_samples(config.data, split, config.model.img_size) for split in ("train", "valid")]
     with (
-        stop_signals() as stop,
+        stop_signals(f"continue with: {again}") as stop,
         joined(device) as workers,
         _speaking_once(workers),
         run.locked() if workers.is_first else nullcontext(),
@@ -90,9 +91,8 @@ def train(
             run.refuse_existing()  # one may have come since
         trainer = _prepare(config, run, device, reporter, workers, splits, resuming, init)
         if not trainer.finished:
-            train_batches, valid_batches = _open_batches(config, trainer, splits, device, reporter, workers)
-            again = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
-            trainer.run(train_batches, valid_batches, stop, f"continue with: {again}")
+            batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
+            trainer.run(*batches, stop)
     return TrainResult(run.path, trainer.step, trainer.progress.scores, trainer.progress.best_score)
 
 
@@ -201,15 +201,21 @@ def _open_batches(
     device: torch.device,
     reporter: Reporter,
     workers: Workers,
+    stop: StopRequest,
 ) -> tuple[Batches, Batches | None]:
-    """For training, and for scoring, which only the first worker does."""
+    """For training, and for scoring, which only the first worker does. Raises Interrupted when asked to stop."""
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.prepared(done, total)
+        stop.check(trainer.step)
+
     batches = partial(
         Batches,
         crop_size=config.model.img_size,
         device=device,
         store=config.data.store,
         seed=config.train.seed,
-        on_progress=reporter.prepared,
+        on_progress=on_progress,
     )
     train_batches = batches(
         splits[0],
