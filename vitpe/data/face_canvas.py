@@ -54,10 +54,10 @@ class Portraits:
         self._amounts = np.where(seen == 1, 0.7 + 0.5 * variation, 0.25 * variation).astype(np.float32)
         self._rows: NDArray[np.intp] | None = None
         self.pixels: Array = np.empty((len(seen), 3, HEIGHT, WIDTH), np.float32)
-        scale = 1 + self.vary("scale", 0.025)
-        self.x: Array = (np.arange(WIDTH, dtype=np.float32) - CENTRE_X - self.vary("shift_x", 2.0)) / scale
+        scale = 1 + self.vary("scale", 0.03)
+        self.x: Array = (np.arange(WIDTH, dtype=np.float32) - CENTRE_X - self.vary("shift_x", 3.0)) / scale
         rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
-        self.y: Array = (rows - EYE_Y - self.vary("shift_y", 2.0)) / scale + EYE_Y
+        self.y: Array = (rows - EYE_Y - self.vary("shift_y", 3.0)) / scale + EYE_Y
         self.yaw: Array = self.vary("yaw", 1.0)
         self.traits: dict[str, Array] = {}
 

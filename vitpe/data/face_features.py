@@ -90,9 +90,9 @@ def skin_field(p: Portraits, x: Array, y: Array) -> Array:
         (x, 20.0, 77.0, 0.9, _SHADOW, 0.42 * old),
         (x, 22.0, 83.0, 0.9, _SHADOW, 0.46 * old),
         (x, 17.0, 89.0, 0.9, _SHADOW, 0.36 * old),
-        (pair - 36, 3.4, 107.0, 0.8, _SHADOW, 0.80 * old),
-        (pair - 36, 3.6, 111.0, 0.8, _SHADOW, 0.80 * old),
-        (pair - 35, 3.4, 115.0, 0.8, _SHADOW, 0.80 * old),
+        (pair - 36, 3.4, 107.0, 0.8, _SHADOW, 0.60 * old),
+        (pair - 36, 3.6, 111.0, 0.8, _SHADOW, 0.60 * old),
+        (pair - 35, 3.4, 115.0, 0.8, _SHADOW, 0.60 * old),
         (pair - 3.0, 0.8, 99.0, 4.0, _SHADOW, 0.40 * old),
     ]
     ones = np.ones((len(p), 1, 1), np.float32)

@@ -153,16 +153,13 @@ def _paint_necktie(p: Portraits) -> None:
 
 
 def paint_ears(p: Portraits) -> None:
-    """Ears, where no long hair covers them."""
-    some = p.only((p.traits["long"][:, 0, 0] == 0) | p.has("Bald"))
-    if some is None:
-        return
+    """Ears, seen where no long hair covers them."""
     where = box(-54, 54, 94, 134)
-    x, y = np.abs(some.x[:, :, where[1]] - some.yaw), some.y[:, where[0]]
-    centre = some.traits["face_width"] + 0.5
+    x, y = np.abs(p.x[:, :, where[1]] - p.yaw), p.y[:, where[0]]
+    centre = p.traits["face_width"] + 0.5
     depth = (1 - np.sqrt(((x - centre) / 5.6) ** 2 + ((y - 114 - 0.1 * (x - centre)) / 12.5) ** 2)) * 6
     light = 0.82 - 0.26 * bump(depth - 2.6, 1.3)
-    some.blend(where, ramp(depth), light[:, None] * some.traits["skin"] * rgb(1.03, 0.94, 0.92))
+    p.blend(where, ramp(depth), light[:, None] * p.traits["skin"] * rgb(1.03, 0.94, 0.92))
 
 
 def paint_head(p: Portraits) -> None:
