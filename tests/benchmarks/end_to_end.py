@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.benchmarks.measure import Row, rows
 
-MODELS = {"ViT-Ti/16": (192, 12, 3, 32), "tiny": (128, 4, 4, 64)}
+MODELS = {"ViT-Ti/16": (192, 12, 3, 32), "tiny": (128, 4, 2, 64)}
 """name → width, depth, heads, batch size"""
 
 
