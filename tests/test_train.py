@@ -176,7 +176,7 @@ def test_the_average_is_the_one_computed_by_hand() -> None:
     expected = 1.0
     for step, value in enumerate([2.0, -1.0, 4.0, 8.0, 0.5]):
         model.weight.data.fill_(value)
-        average.update(model, step)
+        average.update(step)
         decay = [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3][step]
         expected = decay * expected + (1 - decay) * value
         assert average.tensors["weight"].item() == pytest.approx(expected, rel=1e-6)

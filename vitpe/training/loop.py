@@ -233,7 +233,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers.step(self._factor(self.step))
         if self._average is not None:
-            self._average.update(self._model, self.step)
+            self._average.update(self.step)
         self._loss_sum += loss.detach()  # stays on the device: reading it would wait for the GPU
         self.progress = replace(self.progress, step=self.step + 1, num_losses=self.progress.num_losses + 1)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from vitpe.config import TrainConfig
+from vitpe.training.muon import BatchedMuon
 
 ADAMW_BETAS = (0.9, 0.999)
 
@@ -69,7 +70,8 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> Optimizers:
     adamw = AdamW(rest, lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True)
     if config.muon_lr is None:
         return Optimizers((adamw,), (config.adamw_lr,))
-    muon = Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
+    kind = BatchedMuon if any(matrix.is_cuda for matrix in matrices) else Muon
+    muon = kind(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
     return Optimizers((muon, adamw), (config.muon_lr, config.adamw_lr))
 
 
@@ -92,11 +94,11 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._model = model.state_dict()  # kept: collecting it at each step would take half a millisecond
+        self.tensors = {name: value.clone() for name, value in self._model.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move towards the model's weights after the update at `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        state = model.state_dict()
-        torch._foreach_lerp_(list(self.tensors.values()), [state[name] for name in self.tensors], 1 - decay)
+        torch._foreach_lerp_(list(self.tensors.values()), [self._model[name] for name in self.tensors], 1 - decay)
