@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from vitpe.cli import main
+from vitpe.__main__ import main
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """The command line: options → configuration → one call → print. No maths, no file formats.
 
-torch is imported inside the commands that compute, so that `--help` and `viz-pe` start at once.
+torch is imported inside the commands that compute, so that `--help` and `viz-pe` start at once. The order of options is
+that of the help, where `rich_help_panel` begins a section.
 """
 
 import json
 import os
-import sys
-import warnings
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +17,8 @@ from vitpe import __version__
 from vitpe.config import (
     DEFAULT_PRESET,
     DRAWN_FACES,
+    NUM_DRAWN_TRAIN,
+    NUM_DRAWN_VALID,
     PRESETS,
     DataConfig,
     RunConfig,
@@ -26,7 +27,8 @@ from vitpe.config import (
     preset,
     with_values,
 )
-from vitpe.errors import UsageError, VitpeError
+from vitpe.errors import UsageError
+from vitpe.options import Command, Device, Labels, choose_format, data_option, format_option, one_of
 from vitpe.scoring.inputs import Asked
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
@@ -39,48 +41,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 DEFAULT_RUN = Path("runs")
-_Data = Annotated[str | None, typer.Option(help="Folder of CelebA, or of images named in --labels.")]
-_Labels = Annotated[Path | None, typer.Option(help="CSV of 0/1 columns for images that are not CelebA's.")]
-_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
+_NUMBERS_FORMATS = ("table", "json", "jsonl")
 
 
-def main() -> None:
-    """What `vitpe` runs: exit code 0 done, 1 failed, 2 wrong usage, 130 interrupted; quiet on a closed pipe."""
-    # Pillow warns about odd metadata in users' images; a filter around each call would not be safe with threads.
-    warnings.filterwarnings("ignore", module="PIL")
-    code = 1
-    try:
-        code = app(standalone_mode=False) or 0
-    except VitpeError as error:
-        code = _report(error)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except SystemExit as end:
-        if not isinstance(end.__context__, BrokenPipeError):  # which typer makes exit code 1
-            raise
-        code = 141
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # what typer raises for wrong options; it has no stable public class
-            raise
-        code = _report(UsageError(error.format_message(), "see vitpe --help"))
-    sys.exit(_close_stdout(code))
-
-
-def _report(error: VitpeError) -> int:
-    from vitpe.console import show_error
-
-    show_error(error)
-    return error.exit_code
-
-
-def _close_stdout(code: int) -> int:
-    """Flush, so that a closed pipe shows here and not as a message of the interpreter's at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return code
+def _recipe(name: str) -> str:
+    """What the default preset has there, as help says it."""
+    return f"the preset's; {getattr(PRESETS[DEFAULT_PRESET].train, name):g} for {DEFAULT_PRESET}"
 
 
 def _version(wanted: bool) -> None:
@@ -102,44 +68,61 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog="vitpe train\nvitpe train --data celeba --epochs 10\nvitpe train --resume\n"
+    "vitpe train --data photos --labels labels.csv --set model.depth=6",
+)
 def train(
-    data: _Data = None,
-    labels: _Labels = None,
-    run: Annotated[Path, typer.Option(help="Folder that the run is written to.")] = DEFAULT_RUN,
-    preset_name: Annotated[
-        str | None, typer.Option("--preset", help=f"Model and recipe: {', '.join(PRESETS)}. Default: {DEFAULT_PRESET}.")
+    data: Annotated[str | None, data_option("faces that vitpe draws")] = None,
+    labels: Labels = None,
+    num_train: Annotated[
+        int | None, typer.Option(help="Train on so many images.", show_default=f"all; {NUM_DRAWN_TRAIN} drawn faces")
     ] = None,
-    device: _Device = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training images. Default: the preset's.")
+    num_valid: Annotated[
+        int | None, typer.Option(help="Validate on so many.", show_default=f"all; {NUM_DRAWN_VALID} drawn faces")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images an update, over all workers.")] = None,
-    seed: Annotated[int | None, typer.Option(help=f"Of all random draws. Default: {TrainConfig.seed}.")] = None,
-    num_train: Annotated[int | None, typer.Option(help="Train on so many images only.")] = None,
-    num_valid: Annotated[int | None, typer.Option(help="Validate on so many images only.")] = None,
     store: Annotated[
-        str | None, typer.Option(help=f"Where images wait: device, memory, disk. Default: {DataConfig.store}.")
+        str | None, typer.Option(help="Where images wait: device, memory, disk.", show_default=DataConfig.store)
     ] = None,
-    keep: Annotated[
+    preset_name: Annotated[
         str | None,
-        typer.Option(help=f"History: all, pos_embed (only what pictures need). Default: {TrainConfig.keep}."),
+        typer.Option(
+            "--preset",
+            help=f"Model and recipe: {', '.join(PRESETS)}.",
+            show_default=DEFAULT_PRESET,
+            autocompletion=lambda: list(PRESETS),
+            rich_help_panel="Model",
+        ),
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Weights to start from: safetensors of vitpe, timm, torchvision, Hugging Face.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training images.", show_default=_recipe("epochs"), rich_help_panel="Training"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images an update, over all workers.", show_default=_recipe("batch_size"))
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random draws.", show_default=str(TrainConfig.seed))] = None,
+    device: Device = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any value of config.json: train.adamw_lr=3e-4."),
     ] = None,
+    run: Annotated[Path, typer.Option(help="Folder that the run is written to.", rich_help_panel="Run")] = DEFAULT_RUN,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="History: all, pos_embed (only what pictures need).", show_default=TrainConfig.keep),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
 ) -> None:
-    """Train a model, on faces that vitpe draws or on your images.
-
-    Example: vitpe train --data celeba --preset tiny
-    """
-    from vitpe.console import TrainReporter
+    """Train a model, on faces that vitpe draws or on your images."""
+    from vitpe.console import TrainReporter, show_summary
     from vitpe.device import select_device
     from vitpe.training.distributed import num_workers
     from vitpe.training.run import check_resumable, train
@@ -175,51 +158,54 @@ def train(
         result = train(config, run, select_device(device), reporter, resume=resuming, init=init, command=command)
     if rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
-        _print_result(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
+        show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
 
 
-def _print_result(values: dict[str, Any], lines: list[str]) -> None:
-    """For people on a terminal, JSON on one line in a pipe."""
-    print("\n".join(lines) if sys.stdout.isatty() else json.dumps(values))
-
-
-_Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best one).")]
-_Format = Annotated[str | None, typer.Option("--format", help="Default: table on a terminal, else what pipes want.")]
-
-
-@app.command(name="eval")
+@app.command(
+    name="eval",
+    cls=Command,
+    epilog="vitpe eval\nvitpe eval runs --sort lift --report report.png\n"
+    "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference",
+)
 def evaluate(
     checkpoints: Annotated[
-        list[Path] | None, typer.Argument(help="A checkpoint, or a run's folder (its best one). Default: runs.")
+        list[Path] | None,
+        typer.Argument(help="A checkpoint, or a run's folder (its best one).", show_default=str(DEFAULT_RUN)),
     ] = None,
-    data: _Data = None,
-    labels: _Labels = None,
+    data: Annotated[str | None, data_option("what the model was trained on")] = None,
+    labels: Labels = None,
     split: Annotated[
         Literal["train", "valid", "test"], typer.Option(help="test is for the final report only.")
     ] = "valid",
-    device: _Device = None,
-    output: _Format = None,
-    sort: Annotated[str | None, typer.Option(help="Order the attributes by a column; -COLUMN turns it round.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Put two checkpoints side by side.")] = False,
     thresholds: Annotated[
-        str | None, typer.Option(help="A number, or 'tune': fit them on valid into the checkpoint, report on test.")
+        str | None,
+        typer.Option(
+            help="A number from 0 to 1, or 'tune': fit them on valid into the checkpoint, report on test.",
+            show_default="the checkpoint's",
+            rich_help_panel="Decisions",
+        ),
     ] = None,
     criterion: Annotated[
-        Literal["f1", "balanced_accuracy", "accuracy"] | None, typer.Option(help="What tuning maximises. Default: f1.")
+        Literal["f1", "balanced_accuracy", "accuracy"] | None,
+        typer.Option(help="What tuning maximises.", show_default="f1"),
     ] = None,
     calibrate: Annotated[
         Literal["temperature", "platt"] | None,
         typer.Option(help="Fit probabilities on valid into the checkpoint, report on test."),
     ] = None,
+    device: Device = None,
+    output: Annotated[str | None, format_option("table", "json", "csv")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Order the attributes by a column; -COLUMN turns it round.", show_default="as in the data"),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put two checkpoints side by side.")] = False,
     report: Annotated[Path | None, typer.Option(help="Also draw a report into this PNG file.")] = None,
 ) -> None:
-    """Score a checkpoint, attribute by attribute, against the majority's answer.
-
-    Examples: vitpe eval runs --sort lift; vitpe eval --compare runs/a runs/b --sort difference
-    """
+    """Score a checkpoint, attribute by attribute. Beside each score stands the majority's answer."""
     from vitpe.scoring import records
 
-    kind = _choose_format(output, ("table", "json", "csv"))
+    kind = choose_format(output, ("table", "json", "csv"))
     paths = checkpoints or [DEFAULT_RUN]
     if len(paths) != (2 if compare else 1):
         raise UsageError(f"checkpoints named: {len(paths)}", "name one, or two after --compare")
@@ -255,25 +241,33 @@ def evaluate(
         write_atomic(report, report_png(answers[0].probs(), answers[0].labels, scores, first))
 
 
-@app.command()
+@app.command(
+    cls=Command,
+    epilog="vitpe predict face.jpg\nvitpe predict photos --format csv > photos.csv\n"
+    "find photos -name '*.jpg' -print0 | vitpe predict -0 -",
+)
 def predict(
     files: Annotated[list[str] | None, typer.Argument(help="Images, folders, patterns; '-': names on stdin.")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="A checkpoint, or a run's folder.")] = DEFAULT_RUN,
-    device: _Device = None,
-    output: _Format = None,
-    top: Annotated[int | None, typer.Option(help="List only the K most probable attributes.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Call present from here. Default: the model's.")] = None,
-    attributes: Annotated[str | None, typer.Option(help="List only these: Smiling,Male.")] = None,
-    null: Annotated[bool, typer.Option("-0", "--null", help="Names on stdin end in NUL (find -print0).")] = False,
+    null: Annotated[
+        bool, typer.Option("-0", "--null", help="Names on stdin end in NUL (find -print0).", rich_help_panel="Images")
+    ] = False,
     stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Stdin is an image itself.")] = False,
     align: Annotated[bool, typer.Option("--align", help="Find the face and bring it to CelebA's template.")] = False,
     save_crops: Annotated[Path | None, typer.Option(help="Folder for what the model saw, as PNG files.")] = None,
+    checkpoint: Annotated[
+        Path, typer.Option(help="A checkpoint, or a run's folder (its best one).", rich_help_panel="Model")
+    ] = DEFAULT_RUN,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability, 0 to 1, from which it is called present.", show_default="the model's"),
+    ] = None,
+    device: Device = None,
+    output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
+    top: Annotated[int | None, typer.Option(help="List only the K most probable attributes.")] = None,
+    attributes: Annotated[str | None, typer.Option(help="List only these: Smiling,Male.")] = None,
 ) -> None:
-    """Predict the attributes of images.
-
-    Example: find photos -name '*.jpg' -print0 | vitpe predict -0 - --format jsonl
-    """
-    kind = _choose_format(output, ("table", "jsonl", "json", "csv"))
+    """Predict the attributes of images."""
+    kind = choose_format(output, ("table", "jsonl", "json", "csv"))
     asked = Asked(files or [], null, stdin_image)
 
     from vitpe import console
@@ -301,21 +295,38 @@ def predict(
     failures.check()
 
 
-@app.command(name="viz-pe")
+@app.command(
+    name="viz-pe",
+    cls=Command,
+    epilog="vitpe viz-pe\nvitpe viz-pe runs/ckpts --html --out pictures\n"
+    "vitpe viz-pe vit_base.safetensors --grid 14x14 --format json",
+)
 def viz_pe(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run folders, folders of checkpoints, or safetensors files. Default: runs."),
+        typer.Argument(
+            help="Run folders, folders of checkpoints, or safetensors files.", show_default=str(DEFAULT_RUN)
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = VizOptions.out,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.", rich_help_panel="Result")] = VizOptions.out,
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", help="Of the animation: gif, mp4, webp, png-frames; of the numbers: table, json, jsonl."
+            "--format",
+            metavar="FORMAT",
+            help="Of the animation: gif, mp4, webp, png-frames; of the numbers: table, json, jsonl.",
+            show_default="gif; table on a terminal, else json",
+            autocompletion=lambda: [*ANIMATION_FORMATS, *_NUMBERS_FORMATS],
         ),
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also a page to explore: hover over a patch, slide through time.")
+    ] = VizOptions.html,
+    stills: Annotated[bool, typer.Option(help="Also the still pictures, at print quality.")] = VizOptions.stills,
+    size: Annotated[
+        int, typer.Option(help="Width of the animation in pixels.", rich_help_panel="Look")
+    ] = VizOptions.size,
     frame_ms: Annotated[int, typer.Option(help="How long a frame is shown, in milliseconds.")] = VizOptions.frame_ms,
-    size: Annotated[int, typer.Option(help="Width of the animation in pixels.")] = VizOptions.size,
     cmap: Annotated[str, typer.Option(help="A colour map of matplotlib's.")] = VizOptions.cmap,
     per_tile_scale: Annotated[
         bool, typer.Option("--per-tile-scale", help="Each map on a scale of its own: sharper, but not comparable.")
@@ -323,34 +334,19 @@ def viz_pe(
     grid: Annotated[
         str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Of patches, for files that do not say it.")
     ] = VizOptions.grid,
-    html: Annotated[
-        bool, typer.Option("--html", help="Also a page to explore: hover over a patch, slide through time.")
-    ] = VizOptions.html,
-    stills: Annotated[bool, typer.Option(help="Also the still pictures, at print quality.")] = VizOptions.stills,
 ) -> None:
-    """Draw what position embeddings learned: the similarity GIF over a run's history, stills, and numbers.
-
-    Example: vitpe viz-pe runs/ckpts --html
-    """
+    """Draw what position embeddings learned. The similarity GIF over a run's history, stills, and numbers."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe import console
     from vitpe.viz.run import visualize
     from vitpe.viz.tables import numbers_table
 
-    kinds = ("table", "json", "jsonl")
     for name in formats or []:
-        _one_of("--format", name, (*ANIMATION_FORMATS, *kinds))
-    kind = _choose_format(next((name for name in formats or [] if name in kinds), None), kinds)
+        one_of("--format", name, (*ANIMATION_FORMATS, *_NUMBERS_FORMATS))
+    kind = choose_format(next((name for name in formats or [] if name in _NUMBERS_FORMATS), None), _NUMBERS_FORMATS)
+    movie = next((name for name in ANIMATION_FORMATS if name in (formats or [])), VizOptions.format)
     options = VizOptions(
-        out,
-        next((name for name in ANIMATION_FORMATS if name in (formats or [])), VizOptions.format),
-        frame_ms,
-        size=size,
-        cmap=cmap,
-        per_tile_scale=per_tile_scale,
-        grid=grid,
-        html=html,
-        stills=stills,
+        out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
     )
     result = visualize(paths or [DEFAULT_RUN], options)
     for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
@@ -364,7 +360,7 @@ def viz_pe(
             print(json.dumps(record))
 
 
-@app.command()
+@app.command(cls=Command, epilog="vitpe draw faces\nvitpe draw celeba --num-train 4096 --num-valid 1024 --zip")
 def draw(
     folder: Annotated[Path, typer.Argument(help="A new folder, in CelebA's layout.")],
     num_train: Annotated[int, typer.Option(help="Faces of the train split.")] = 0,
@@ -373,43 +369,26 @@ def draw(
     seed: Annotated[int, typer.Option(help="Of the faces; 0 draws those that train draws.")] = 0,
     zipped: Annotated[bool, typer.Option("--zip", help="Images in one zip archive, as CelebA is published.")] = False,
 ) -> None:
-    """Draw faces into a folder, with label files in CelebA's format.
-
-    Example: vitpe draw faces --num-test 8
-    """
+    """Draw faces into a folder, with label files in CelebA's format."""
+    from vitpe.console import show_summary
     from vitpe.data.drawn_faces import write_celeba_folder
 
     write_celeba_folder(folder, num_train, num_valid, num_test, seed, zipped)
     faces = num_train + num_valid + num_test
-    _print_result({"folder": str(folder), "faces": faces}, [f"{faces} faces in {folder}"])
+    show_summary({"folder": str(folder), "faces": faces}, [f"{faces} faces in {folder}"])
 
 
-@app.command()
+@app.command(cls=Command, epilog="vitpe export runs --out faces.onnx")
 def export(
-    checkpoint: _Checkpoint = DEFAULT_RUN,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best one).")] = DEFAULT_RUN,
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("vitpe.onnx"),
 ) -> None:
-    """Write a checkpoint as ONNX: uint8 images in, probabilities out, preprocessing inside.
-
-    Example: vitpe export runs --out faces.onnx
-    """
+    """Write a checkpoint as ONNX. Images (uint8) in, probabilities out, preprocessing inside."""
+    from vitpe.console import show_summary
     from vitpe.export import export_onnx
     from vitpe.scoring.run import find_checkpoint
     from vitpe.training.checkpoint import load_checkpoint
 
     model, info = load_checkpoint(find_checkpoint(checkpoint))
     export_onnx(model, out, attributes=info.attributes, mean=info.mean, std=info.std, thresholds=info.thresholds)
-    _print_result({"onnx": str(out)}, [str(out)])
-
-
-def _choose_format(output: str | None, formats: tuple[str, ...]) -> str:
-    """The format asked for; else the table on a terminal and the second, which pipes want, elsewhere."""
-    if output is None:
-        return formats[0] if sys.stdout.isatty() else formats[1]
-    _one_of("--format", output, formats)
-    return output
-
-
-def _one_of(option: str, value: str | None, known: tuple[str | None, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {value!r}", f"choose one of {', '.join(filter(None, known))}")
+    show_summary({"onnx": str(out)}, [str(out)])

@@ -1,10 +1,11 @@
 """What the commands write: results on stdout; progress, notes and errors on stderr."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -64,6 +65,11 @@ def show_table(table: RenderableType) -> None:
     else:
         console = _Stdout(highlight=False, force_terminal=False, color_system=None, width=PIPED_WIDTH)
     console.print(table, crop=False)  # a long name of a file stays whole
+
+
+def show_summary(values: dict[str, Any], lines: list[str]) -> None:
+    """A short result: `lines` on a terminal, `values` as JSON on one line in a pipe."""
+    print("\n".join(lines) if sys.stdout.isatty() else json.dumps(values))
 
 
 def write_result(text: str) -> None:
