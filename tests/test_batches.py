@@ -131,9 +131,8 @@ def test_the_device_crops_as_the_host_does(device, seed, epoch, which, channels_
     layout = source.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2) if channels_last else source
     crop_on_host(layout[at], top, left, flip, host)
     assert np.array_equal(host, by_hand)
-    on_device = crop_on_device(
-        torch.from_numpy(layout).to(device), torch.from_numpy(at).to(device), top, left, flip, CROP
-    )
+    places = torch.from_numpy(np.stack([at, top, left, flip]))
+    on_device = crop_on_device(torch.from_numpy(layout).to(device), places.to(device), CROP)
     assert np.array_equal(on_device.cpu().numpy(), by_hand)
 
 
@@ -159,6 +158,19 @@ def test_images_are_the_crops_of_their_own_samples():
         crop_on_host(samples.pixels[at], top, left, flip, expected)
         assert batch.images.dtype == torch.uint8
         assert np.array_equal(batch.images.numpy(), expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("step", [0, 4, 5, 13])
+def test_what_a_step_needs_beside_its_batch_is_made_from_its_number(step, device):
+    batches = training(Numbered(22), device=torch.device(device))
+    found = take(batches.from_step(step, lambda number: torch.arange(6).reshape(2, 3).T + number), 8)
+    assert [batch.beside[0, 0].item() for batch in found] == list(range(step, step + 8))
+    assert all(
+        torch.equal(batch.beside.cpu() - batch.beside[0, 0].item(), torch.tensor([[0, 3], [1, 4], [2, 5]]))
+        for batch in found
+    )
+    assert all(batch.beside is None for batch in take(batches.from_step(step), 2))
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 5, 6, 13])

@@ -29,6 +29,7 @@ _CHUNK = 64  # images that a thread reads in one go when a whole split is decode
 _MAX_THREADS = 16  # decode 50,000 CelebA images a second; each holds a batch
 
 Progress = Callable[[int, int], None]
+Beside = Callable[[int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ class Batch:
 
     images: Tensor
     labels: Tensor
+    beside: Tensor | None = None
+    """What `from_step` was asked to make for each step, on the device."""
     ready: torch.cuda.Event | None = None
-    """When both are complete, where a GPU's copies run beside its computing."""
+    """When all is complete, where a GPU's copies run beside its computing."""
 
 
 class Batches:
@@ -100,33 +103,48 @@ class Batches:
         """Whole batches in an epoch; at least 1."""
         return len(self._samples.names) // self.batch_size
 
-    def from_step(self, step: int) -> Generator[Batch, None, None]:
-        """Endless training batches, beginning with the one that `step` (0-based) trains on."""
+    def from_step(self, step: int, beside: Beside = lambda _: None) -> Generator[Batch, None, None]:
+        """Endless training batches, beginning with the one that `step` (0-based) trains on.
 
-        def plan() -> Iterator[tuple[NDArray[np.int64], int]]:
+        beside: what else a step needs, made on the CPU from the step's number, in the threads that make the batches.
+        """
+
+        def plan() -> Iterator[tuple[NDArray[np.int64], int, int]]:
             epoch, position = divmod(step, self.steps_per_epoch)
             while True:
                 order = np.random.default_rng([self._seed, epoch]).permutation(len(self._samples.names))
                 for start in range(position, self.steps_per_epoch):
                     batch = order[start * self.batch_size : (start + 1) * self.batch_size]
-                    yield np.split(batch, self._world_size)[self._rank], epoch
+                    number = epoch * self.steps_per_epoch + start
+                    yield np.split(batch, self._world_size)[self._rank], epoch, number
                 epoch, position = epoch + 1, 0
 
-        return self._prefetch(plan())
+        return self._prefetch(plan(), beside)
 
     def once(self) -> Generator[Batch, None, None]:
         """Every sample once, in order; each rank gets them all."""
-        n = len(self._samples.names)
-        starts = range(0, n, self.batch_size)
-        return self._prefetch((np.arange(s, min(s + self.batch_size, n)), 0) for s in starts)
+        return self._through(np.arange(len(self._samples.names)))
 
-    def _prefetch(self, plan: Iterator[tuple[NDArray[np.int64], int]]) -> Generator[Batch, None, None]:
-        """Batches in the plan's order; a few are prepared ahead by threads, `wait_seconds` sums what was waited for."""
+    def sample(self, count: int) -> Generator[Batch, None, None]:
+        """`count` samples at random, all where there are fewer; each rank gets the same."""
+        return self._through(np.random.default_rng(self._seed).permutation(len(self._samples.names))[:count])
+
+    def _through(self, indices: NDArray[np.int64]) -> Generator[Batch, None, None]:
+        starts = range(0, len(indices), self.batch_size)
+        plan = ((indices[start : start + self.batch_size], 0, 0) for start in starts)
+        return self._prefetch(plan, lambda _: None)
+
+    def _prefetch(
+        self, plan: Iterator[tuple[NDArray[np.int64], int, int]], beside: Beside
+    ) -> Generator[Batch, None, None]:
+        """Batches in the order of the plan's indices, epochs and steps; a few are prepared ahead by threads,
+        `wait_seconds` sums what was waited for.
+        """
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="vitpe-data")
         try:
-            for indices, epoch in plan:
-                waiting.append(pool.submit(self._make, indices, epoch))
+            for indices, epoch, step in plan:
+                waiting.append(pool.submit(self._make, indices, epoch, step, beside))
                 if len(waiting) > self._num_threads:
                     yield self._await(waiting.popleft())
             while waiting:
@@ -140,12 +158,13 @@ class Batches:
         if batch.ready is not None:
             computing = torch.cuda.current_stream(self._device)
             computing.wait_event(batch.ready)
-            for tensor in (batch.images, batch.labels):
-                tensor.record_stream(computing)  # so that its memory is not given away while the model reads it
+            for tensor in (batch.images, batch.labels, batch.beside):
+                if tensor is not None:
+                    tensor.record_stream(computing)  # so that its memory is not given away while the model reads it
         self.wait_seconds += time.perf_counter() - began
         return batch
 
-    def _make(self, indices: NDArray[np.int64], epoch: int) -> Batch:
+    def _make(self, indices: NDArray[np.int64], epoch: int, step: int, make_beside: Beside) -> Batch:
         stored, size = self._samples.stored_size, self._crop_size
         if self._training:
             top, left, flip = random_crops(self._seed, epoch, indices, stored, size, self._flip)
@@ -153,20 +172,34 @@ class Batches:
             top = np.full(len(indices), (stored[0] - size[0]) // 2)
             left = np.full(len(indices), (stored[1] - size[1]) // 2)
             flip = np.zeros(len(indices), dtype=bool)
-        if self._decoded is not None and self._device.type != "cpu":
-            with self._copying():
-                at = torch.from_numpy(indices).to(self._device)
-                return self._ready(crop_on_device(self._decoded, at, top, left, flip, size), self._labels[at])
-        images = torch.empty(
-            (len(indices), 3, *size),
-            dtype=torch.uint8,
-            memory_format=torch.channels_last,  # as decoders give them: no copy has to part the channels
-            pin_memory=self._device.type == "cuda",
-        )
-        crop_on_host(self._stored(indices), top, left, flip, images.numpy())
+        beside = make_beside(step)
+        on_device = self._decoded if self._device.type != "cpu" else None
+        if on_device is None:
+            images = torch.empty(
+                (len(indices), 3, *size),
+                dtype=torch.uint8,
+                memory_format=torch.channels_last,  # as decoders give them: no copy has to part the channels
+                pin_memory=self._device.type == "cuda",
+            )
+            crop_on_host(self._stored(indices), top, left, flip, images.numpy())
         with self._copying():
-            at = torch.from_numpy(indices).to(self._device)
-            return self._ready(images.to(self._device, non_blocking=True), self._labels[at])
+            places = self._send(torch.from_numpy(np.stack([indices, top, left, flip])))
+            if on_device is None:
+                images = images.to(self._device, non_blocking=True)
+            else:
+                images = crop_on_device(on_device, places, size)
+            return Batch(
+                images,
+                self._labels[places[0]],
+                None if beside is None else self._send(beside),
+                None if self._copies is None else self._copies.record_event(),
+            )
+
+    def _send(self, values: Tensor) -> Tensor:
+        """To the device. From memory that is not pinned, or not contiguous, the copy would wait for all before it."""
+        if self._device.type == "cuda":
+            values = values.contiguous().pin_memory()
+        return values.to(self._device, non_blocking=True)
 
     def _stored(self, indices: NDArray[np.int64]) -> Iterable[NDArray[np.uint8]]:
         """The whole images (3, H, W), one after the other."""
@@ -181,9 +214,6 @@ class Batches:
     def _copying(self) -> AbstractContextManager[object]:
         """Within, copies to a GPU go on beside its computing."""
         return torch.cuda.stream(self._copies) if self._copies is not None else nullcontext()
-
-    def _ready(self, images: Tensor, labels: Tensor) -> Batch:
-        return Batch(images, labels, None if self._copies is None else self._copies.record_event())
 
     def _decode_all(self, on_progress: Progress | None) -> Tensor:
         n = len(self._samples.names)
@@ -272,22 +302,20 @@ def crop_on_host(
             target[...] = crop
 
 
-def crop_on_device(
-    source: Tensor,
-    at: Tensor,
-    top: NDArray[np.int64],
-    left: NDArray[np.int64],
-    flip: NDArray[np.bool_],
-    size: tuple[int, int],
-) -> Tensor:
-    """What `crop_on_host` does, in one gather on the device: source[at], cropped, mirrored."""
-    device = source.device
-    tops, lefts, flips = (torch.from_numpy(values).to(device) for values in (top, left, flip))
-    rows = tops[:, None] + torch.arange(size[0], device=device)
-    columns = torch.arange(size[1], device=device).expand(len(at), -1)
-    columns = lefts[:, None] + torch.where(flips[:, None], size[1] - 1 - columns, columns)
-    pixels = source.permute(0, 2, 3, 1)  # a view: the channels are last in memory
-    return pixels[at[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+def crop_on_device(source: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `crop_on_host` does, in one gather on the device.
+
+    source: (n, 3, H, W), the channels last in memory. places: int64 (4, B), each image's index in the source, its top,
+    its left, and 1 to mirror it.
+    """
+    height, width = size
+    at, top, left, flip = places[:, :, None].unbind()
+    rows = at * source.shape[2] + top + torch.arange(height, device=source.device)
+    columns = torch.arange(width, device=source.device)
+    columns = left + torch.where(flip > 0, width - 1 - columns, columns)
+    # A number for each pixel in all the images: of several, torch would write each out in full, 75 MB for 256 images.
+    numbers = rows[:, :, None] * source.shape[3] + columns[:, None, :]
+    return source.permute(0, 2, 3, 1).flatten(0, 2)[numbers].permute(0, 3, 1, 2)
 
 
 def _num_cpus() -> int:

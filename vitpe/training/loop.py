@@ -21,13 +21,21 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitpe.config import TrainConfig
 from vitpe.data.batches import Batch, Batches
+from vitpe.device import seed_draws
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
 from vitpe.scoring.evaluate import predict_split
 from vitpe.scoring.metrics import score
 from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.background import Interrupted, StopRequest, Writer
-from vitpe.training.checkpoint import CheckpointInfo, check_finite, check_tensors, read_info, save_checkpoint
+from vitpe.training.checkpoint import (
+    HISTORY_KEYS,
+    CheckpointInfo,
+    check_finite,
+    check_tensors,
+    read_info,
+    save_checkpoint,
+)
 from vitpe.training.distributed import Workers
 from vitpe.training.forward import (
     CompiledOrNot,
@@ -188,7 +196,7 @@ class Trainer:
         forward = self._forward()
         clock = _Clock(train, self.step)
         writer = Writer()
-        batches = train.from_step(self.step)
+        batches = train.from_step(self.step, self._kept_patches)
         try:
             if self.step == 0:
                 self._after_step(clock, valid, writer)
@@ -201,6 +209,11 @@ class Trainer:
                 if signal_number and not self.finished:
                     writer.wait()
                     raise Interrupted(signal_number, self.step, stop.hint)
+        except torch.OutOfMemoryError as error:
+            raise VitpeError(
+                f"{self._device} has too little memory for batches of {self.plan.batch_size} images",
+                "start again with smaller ones, --batch-size, or with --store memory",
+            ) from error
         finally:
             batches.close()
             writer.close()
@@ -212,24 +225,23 @@ class Trainer:
             forward = CompiledOrNot(forward, self._reporter.note)
         return self._workers.wrap(forward)
 
-    def _kept_patches(self) -> Tensor | None:
+    def _kept_patches(self, step: int) -> Tensor | None:
         """This worker's share of the global batch's patches, drawn from (seed, step) alone; None for all patches."""
         if self._config.patch_keep == 1:
             return None
-        generator = torch.Generator().manual_seed(_mixed(self._config.seed, self.step, _PATCHES))
+        generator = torch.Generator().manual_seed(_mixed(self._config.seed, step, _PATCHES))
         num_patches, workers = self._info.model.num_patches, self._workers
         kept = random_patches(generator, self.plan.batch_size, num_patches, self._config.patch_keep)
-        return kept.tensor_split(workers.world_size)[workers.rank].to(self._device, non_blocking=True)
+        return kept.tensor_split(workers.world_size)[workers.rank]
 
     def _update(self, forward: nn.Module, batch: Batch) -> None:
         # Stochastic depth draws from a generator that is a function of the step, so no random state needs saving.
-        torch.manual_seed(_mixed(self._config.seed, self.step, _DEPTH, self._workers.rank))
+        seed_draws(self._device, _mixed(self._config.seed, self.step, _DEPTH, self._workers.rank))
         labels = batch.labels.float()
         if self._config.label_smoothing:
             labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        keep = self._kept_patches()
-        patches = take_patches(self._model.patchify(batch.images), keep)
-        loss = binary_cross_entropy_with_logits(forward(patches, keep), labels)
+        patches = take_patches(self._model.patchify(batch.images), batch.beside)
+        loss = binary_cross_entropy_with_logits(forward(patches, batch.beside), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers.step(self._factor(self.step))
         if self._average is not None:
@@ -255,7 +267,7 @@ class Trainer:
         self._reporter.progress(step, plan.num_steps, loss, speed)
         if step in plan.checkpoints and self._workers.is_first:
             info = replace(self._describe(), history_only=self._config.keep == "pos_embed")
-            writer.submit(save_checkpoint, self._folder.checkpoint(step), self._snapshot(), info)
+            writer.submit(save_checkpoint, self._folder.checkpoint(step), self._snapshot(info.history_only), info)
         if step in plan.evals or self.finished:
             self._save_state(writer)
         if step == self.progress.best_step and self._workers.is_first:
@@ -309,9 +321,10 @@ class Trainer:
             writer.submit(save_state, self._folder.state, state)
         self._state_saved_at = time.monotonic()
 
-    def _snapshot(self) -> dict[str, Tensor]:
+    def _snapshot(self, history_only: bool = False) -> dict[str, Tensor]:
         """The weights that are scored and kept, copied, so that training may go on while they are written."""
-        return _copies(self._average.tensors if self._average is not None else self._model.state_dict())
+        weights = self._average.tensors if self._average is not None else self._model.state_dict()
+        return _copies({key: weights[key] for key in HISTORY_KEYS} if history_only else weights)
 
     def _describe(self) -> CheckpointInfo:
         valid = self.progress.scores if self.progress.scored_step == self.step else None
