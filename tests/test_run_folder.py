@@ -1,6 +1,7 @@
 """A run's folder: one writer at a time, nothing overwritten, a log that is always whole."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,21 @@ def test_a_dead_process_holds_no_lock(run: RunFolder) -> None:
         pass
 
 
+def test_a_folder_that_was_removed_and_made_anew_is_another_runs(run: RunFolder) -> None:
+    """Writing goes by names, and removing a folder does not stop who writes there."""
+    with run.locked():
+        shutil.rmtree(run.path)
+        other = RunFolder(run.path)
+        with other.locked():
+            log_rows(other, 1)
+            before = contents(run.path)
+            for write in (lambda: log_rows(run, 5), lambda: run.checkpoint(5)):
+                with pytest.raises(VitpeError, match=r"runs was replaced while a run wrote to it"):
+                    write()
+            assert contents(run.path) == before
+            log_rows(other, 2)
+
+
 def test_locking_clears_what_dead_writers_left(run: RunFolder) -> None:
     for folder in (run.path, run.checkpoints, run.state.parent):
         (folder / ".x.1.partial").write_bytes(b"half")
@@ -90,6 +106,9 @@ def test_config_round_trip_and_damage(run: RunFolder) -> None:
     run.write_config(config)
     assert run.read_config() == config
     run.config.write_text(run.config.read_text()[:-20])
+    with pytest.raises(VitpeError, match=r"cannot read .*config.json"):
+        run.read_config()
+    run.config.write_text("[" * 100_000)
     with pytest.raises(VitpeError, match=r"cannot read .*config.json"):
         run.read_config()
     run.config.write_text("[]")

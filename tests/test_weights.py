@@ -15,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from vitpe.config import ModelConfig
+from tests.helpers import Recorder
+from vitpe.config import CELEBA_MEAN, CELEBA_STD, PRESETS, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.position import resample_pos_embed
 from vitpe.model.vit import VisionTransformer
-from vitpe.model.weights import config_of, convert_state_dict
+from vitpe.model.weights import convert_state_dict
+from vitpe.training.checkpoint import CheckpointInfo, save_checkpoint
+from vitpe.training.run import initialize
 
 # 3 blocks of width 128, 2 heads of 64 channels, MLP 256, patches of 8, 5 classes.
 CONFIG = ModelConfig(img_size=(32, 32), patch_size=8, num_classes=5, embed_dim=128, depth=3, num_heads=2, mlp_ratio=2.0)
@@ -225,12 +228,9 @@ def test_a_head_of_other_classes_is_dropped_with_a_note() -> None:
     assert converted.state_dict["head.bias"].shape == (5,)
 
 
-def test_a_head_of_the_same_shape_is_kept_unless_asked_otherwise() -> None:
+def test_a_head_of_as_many_classes_is_kept() -> None:
     tensors = timm_model().state_dict()
     assert torch.equal(convert_state_dict(tensors, CONFIG).state_dict["head.weight"], tensors["head.weight"])
-    converted = convert_state_dict(tensors, CONFIG, keep_head=False)
-    assert converted.notes == ("head of 5 classes dropped: a new one was asked for",)
-    assert not converted.state_dict["head.weight"].any()
 
 
 def altered(change: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
@@ -301,26 +301,86 @@ def test_convert_changes_nothing_in_what_it_is_given() -> None:
     assert all(torch.equal(tensors[key], before[key]) for key in before)
 
 
-@pytest.mark.parametrize("build", [timm_model, torchvision_model, huggingface_model])
-def test_config_of_infers_the_shape(build: Callable[[], nn.Module]) -> None:
-    assert config_of(build().state_dict()) == CONFIG
+def info_of(config: ModelConfig) -> CheckpointInfo:
+    return CheckpointInfo(
+        model=config,
+        attributes=tuple(map(str, range(config.num_classes))),
+        mean=CELEBA_MEAN,
+        std=CELEBA_STD,
+        thresholds=(0.5,) * config.num_classes,
+        stored_size=config.img_size,
+        step=1,
+        images_seen=64,
+        seed=0,
+        data_source="celeba",
+    )
 
 
-def test_config_of_takes_the_grid_that_is_known() -> None:
-    tensors = timm_model((24, 40), global_pool="avg", num_classes=0).state_dict()
-    config = config_of(tensors, old_grid=(3, 5))
-    assert config.img_size == (24, 40)
-    assert (config.global_pool, config.num_classes) == ("avg", ModelConfig().num_classes)
-    with pytest.raises(VitpeError, match="15 patches, which is no square"):
-        config_of(tensors)
-
-
-def test_timms_create_model_loads_our_weights(tmp_path: Path) -> None:
-    config = ModelConfig(embed_dim=192, depth=12, num_heads=3)
+def test_timms_create_model_loads_our_checkpoints(tmp_path: Path) -> None:
+    config = PRESETS["small"].model
     ours = VisionTransformer(config).eval()
     randomize(ours.head)
     path = tmp_path / "best.safetensors"
-    save_file(ours.state_dict(), path, metadata={"format": "pt", "vitpe": "{}"})
-    theirs = timm.create_model("vit_tiny_patch16_224", img_size=(208, 176), num_classes=40, checkpoint_path=str(path))
+    save_checkpoint(path, ours.state_dict(), info_of(config))
+    theirs = timm.create_model("vit_small_patch16_224", img_size=(208, 176), num_classes=40, checkpoint_path=str(path))
     images = torch.randn(1, 3, 208, 176)
+    expected = logits_of(ours, images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits_of(theirs, images), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("origin", "build"),
+    [("timm", timm_model), ("torchvision", torchvision_model), ("huggingface", huggingface_model)],
+)
+def test_a_run_starts_from_the_file_of_a_library(origin: str, build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    theirs = build()
+    randomize(theirs)
+    path = tmp_path / "model.safetensors"
+    if isinstance(theirs, transformers.PreTrainedModel):
+        theirs.save_pretrained(tmp_path)
+    else:
+        save_file(theirs.state_dict(), path)
+    ours, recorder = VisionTransformer(CONFIG), Recorder()
+    initialize(ours, path, recorder)
+    assert recorder.notes == [f"starting from {path} ({origin})"]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(logits_of(ours, images), logits_of(theirs, images), rtol=0, atol=1e-5)
+
+
+def test_the_grid_of_our_own_checkpoints_is_known(tmp_path: Path) -> None:
+    """3 × 6 patches to 6 × 3: as many, so that only the metadata tells."""
+    old, new = (ModelConfig(**{**vars(CONFIG), "img_size": size}) for size in ((24, 48), (48, 24)))
+    theirs, ours, recorder = VisionTransformer(old), VisionTransformer(new), Recorder()
+    randomize(theirs)
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, theirs.state_dict(), info_of(old))
+    initialize(ours, path, recorder)
+    assert recorder.notes[1:] == ["pos_embed resampled from 3x6 to 6x3 patches"]
+    expected = resample_abs_pos_embed(theirs.pos_embed.detach(), (6, 3), (3, 6))
+    torch.testing.assert_close(ours.pos_embed.detach(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t["norm.weight"].fill_(torch.nan), "tensor norm.weight has values that are not finite"),
+        (
+            lambda t: t.update({"norm.bias": torch.zeros(128).char()}),
+            "tensor 'norm.bias' holds int8, no floating-point",
+        ),
+        (lambda t: t.pop("norm.bias"), "tensor 'norm.bias' is missing"),
+        (lambda t: t.update({"x" * 1000: torch.zeros(1)}), "tensor 'xxx"),
+    ],
+    ids=["not finite", "quantised", "missing", "long name"],
+)
+def test_what_is_wrong_with_a_file_to_start_from_is_named(
+    change: Callable[[dict[str, Tensor]], object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "their.safetensors"
+    save_file(altered(change), path)
+    with pytest.raises(VitpeError) as error:
+        initialize(VisionTransformer(CONFIG), path, Recorder())
+    assert error.value.message.startswith(f"{path}: {message}")
+    assert len(error.value.message) < 500
+    assert error.value.hint

@@ -81,49 +81,24 @@ def convert_state_dict(
     tensors: dict[str, Tensor],
     model_config: ModelConfig,
     old_grid: tuple[int, int] | None = None,
-    keep_head: bool = True,
 ) -> Converted:
     """Weights of a timm, torchvision or Hugging Face ViT as a state dict for VisionTransformer(model_config).
 
     old_grid: (rows, columns) of the weights' pos_embed; None takes the square of its number of patches, or
-    `model_config`'s own grid. pos_embed is resampled to model_config.grid_size. A head of another number of classes,
-    or any head without `keep_head`, is left out: ours then starts at zero.
+    `model_config`'s own grid. pos_embed is resampled to model_config.grid_size. A head of another number of classes is
+    left out: ours then starts at zero.
     VitpeError names the first tensor that is missing, has no place in the model or does not fit, and what was expected.
     """
     origin, found = _rename(tensors)
+    _require_floats(found)
     notes: list[str] = []
     with torch.device("meta"):
         expected = VisionTransformer(model_config).state_dict()
     _move_norm(found, expected, notes)
-    _convert_head(found, expected, keep_head, notes)
+    _convert_head(found, expected, notes)
     _convert_pos_embed(found, model_config, old_grid, notes)
     _check(found, expected, model_config)
     return Converted({key: found[key].float() for key in expected}, origin, tuple(notes))
-
-
-def config_of(tensors: dict[str, Tensor], old_grid: tuple[int, int] | None = None) -> ModelConfig:
-    """The configuration that `tensors` were made with, as far as their shapes tell.
-
-    They do not tell the number of heads: it is taken as embed_dim / 64, as in every ViT of arXiv:2010.11929 but ViT-H
-    (width 1280, 16 heads). Without a head, num_classes is the default. VitpeError when they are no ViT.
-    """
-    _, found = _rename(tensors)
-    embed_dim, in_chans, patch_size, _ = _shape(found, "patch_embed.proj.weight", "(D, C, P, P)")
-    hidden_dim, _ = _shape(found, "blocks.0.mlp.fc1.weight", "(hidden, D)")
-    num_patches = _num_patches(found)
-    rows, columns = old_grid or _square_grid(num_patches) or _not_square(num_patches)
-    head = "head.weight" in found
-    return ModelConfig(
-        img_size=(rows * patch_size, columns * patch_size),
-        patch_size=patch_size,
-        in_chans=in_chans,
-        num_classes=_shape(found, "head.weight", "(A, D)")[0] if head else ModelConfig.num_classes,
-        embed_dim=embed_dim,
-        depth=_depth(found),
-        num_heads=16 if embed_dim == 1280 else max(1, embed_dim // 64),
-        mlp_ratio=hidden_dim / embed_dim,
-        global_pool="avg" if "fc_norm.weight" in found else "token",
-    )
 
 
 def _rename(tensors: dict[str, Tensor]) -> tuple[Origin, dict[str, Tensor]]:
@@ -143,6 +118,15 @@ def _apply(names: tuple[tuple[str, str], ...], key: str) -> str:
     for pattern, replacement in names:
         key = re.sub(pattern, replacement, key)
     return key
+
+
+def _require_floats(found: dict[str, Tensor]) -> None:
+    for key, tensor in found.items():
+        if not tensor.is_floating_point():
+            raise VitpeError(
+                f"tensor {key!r} holds {str(tensor.dtype).removeprefix('torch.')}, no floating-point numbers",
+                hint="quantised weights are not understood: convert them to a float type",
+            )
 
 
 def _fuse_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -169,14 +153,13 @@ def _move_norm(found: dict[str, Tensor], expected: dict[str, Tensor], notes: lis
             notes.append(f"{old} taken as {new}: the weights were trained with the other pooling")
 
 
-def _convert_head(found: dict[str, Tensor], expected: dict[str, Tensor], keep_head: bool, notes: list[str]) -> None:
+def _convert_head(found: dict[str, Tensor], expected: dict[str, Tensor], notes: list[str]) -> None:
     if "head.weight" in found:
         num_classes = _shape(found, "head.weight", "(A, D)")[0]
         ours = len(expected["head.weight"])
-        if keep_head and num_classes == ours:
+        if num_classes == ours:
             return
-        reason = f"ours has {ours}" if num_classes != ours else "a new one was asked for"
-        notes.append(f"head of {num_classes} classes dropped: {reason}")
+        notes.append(f"head of {num_classes} classes dropped: ours has {ours}")
     for key in ("head.weight", "head.bias"):
         found[key] = torch.zeros(expected[key].shape)
 

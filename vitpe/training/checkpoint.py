@@ -6,6 +6,7 @@ need (`pos_embed` and the patch projection).
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ FORMAT_VERSION: Final = 1
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
 _DAMAGED: Final = "the file is damaged or of another model"
 _PICKLE_SUFFIXES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+# How torch.save's files begin, a zip archive's and the one before. No safetensors file can: its header would be larger
+# than the library allows, or than any that there is.
+_PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+_MAX_METADATA_CHARS: Final = 10_000_000  # room for 100,000 attributes; as nested lists, a quarter of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             raise VitpeError(f"{path}: tensor {name} is missing", _DAMAGED)
     for name, tensor in tensors.items():
         if name not in expected:
-            raise VitpeError(f"{path}: tensor {name!r} is not part of the model", _DAMAGED)
+            raise VitpeError(f"{path}: tensor {brief(name)!r} is not part of the model", _DAMAGED)
         want = expected[name]
         if tensor.shape != want.shape or tensor.dtype != want.dtype:
             raise VitpeError(f"{path}: tensor {name} is {_describe(tensor)}, expected {_describe(want)}", _DAMAGED)
@@ -194,13 +199,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The string-to-string metadata of a safetensors file, perhaps empty."""
-    if path.suffix in _PICKLE_SUFFIXES:
-        raise VitpeError(
-            f"{path} is a pickle, which could run any code when read",
-            "convert it once where you trust it: safetensors.torch.save_file(torch.load(FILE, weights_only=True), OUT)",
-        )
+    """The string-to-string metadata of a safetensors file, perhaps empty; VitpeError for a pickle, unread."""
     try:
+        with path.open("rb") as opened:
+            start = opened.read(4)
+        if path.suffix in _PICKLE_SUFFIXES or start in _PICKLE_STARTS:
+            raise VitpeError(f"{path} is a pickle, which could run any code when read", _how_to_convert(path))
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
@@ -212,13 +216,15 @@ def parse_info(metadata: Mapping[str, str], path: Path) -> CheckpointInfo:
     if "vitpe" not in metadata:
         raise VitpeError(f"{path} was not written by vitpe", "start from it with: vitpe train --init FILE")
     try:
-        values: dict[str, Any] = json.loads(metadata["vitpe"])
+        values: dict[str, Any] = parse_json(metadata["vitpe"])
         version = values.pop("format_version")
         grid_size = values.pop("grid_size")  # for readers without our model
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _damaged_metadata(path, error) from error
     if version != FORMAT_VERSION:
-        raise VitpeError(f"{path} has format version {version!r}, not {FORMAT_VERSION}", "use the vitpe that wrote it")
+        raise VitpeError(
+            f"{path} has format version {brief(repr(version))}, not {FORMAT_VERSION}", "use the vitpe that wrote it"
+        )
     try:
         info = from_json(CheckpointInfo, values, "vitpe")
     except (VitpeError, OverflowError) as error:
@@ -228,8 +234,28 @@ def parse_info(metadata: Mapping[str, str], path: Path) -> CheckpointInfo:
     return info
 
 
+def parse_json(text: str) -> Any:
+    """json.loads for metadata of a sane length; ValueError beyond it."""
+    if len(text) > _MAX_METADATA_CHARS:
+        raise ValueError(f"{len(text):,} characters")
+    return json.loads(text)
+
+
+def brief(value: object) -> str:
+    """str(value) on one printable line of at most 200 characters."""
+    line = "".join(character if character.isprintable() else " " for character in str(value)[:201])
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
+def _how_to_convert(path: Path) -> str:
+    load = "torch.load(argv[1], weights_only=True)"
+    code = f"from sys import argv; import torch, safetensors.torch as s; s.save_file({load}, argv[2])"
+    names = shlex.join([str(path), str(path.with_suffix(".safetensors"))])
+    return f'convert it where you trust it: python -c "{code}" {names}'
+
+
 def _damaged_metadata(path: Path, reason: object) -> VitpeError:
-    return VitpeError(f"{path}: its metadata is damaged ({reason})", "restore it from a copy, or train again")
+    return VitpeError(f"{path}: its metadata is damaged ({brief(reason)})", "restore it from a copy, or train again")
 
 
 def _describe(tensor: Tensor) -> str:
@@ -239,5 +265,6 @@ def _describe(tensor: Tensor) -> str:
 def _unreadable(path: Path, error: Exception) -> VitpeError:
     if isinstance(error, FileNotFoundError):
         return VitpeError(f"no file {path}", "check the name, or train first: vitpe train")
-    reason = " ".join(str(error).split())
-    return VitpeError(f"{path} is no whole safetensors file ({reason})", "restore it from a copy, or train again")
+    if isinstance(error, OSError) and error.strerror:
+        return VitpeError(f"cannot read {path}: {error.strerror}", "name a safetensors file that you may read")
+    return VitpeError(f"{path} is no whole safetensors file ({brief(error)})", "restore it from a copy, or train again")

@@ -21,7 +21,7 @@ from vitpe.errors import UsageError, VitpeError
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.model.weights import convert_state_dict
 from vitpe.training.background import Interrupted, StopRequest, stop_signals
-from vitpe.training.checkpoint import CheckpointInfo, load_foreign
+from vitpe.training.checkpoint import CheckpointInfo, brief, check_finite, load_foreign
 from vitpe.training.distributed import Workers, joined, num_workers
 from vitpe.training.loop import Plan, Reporter, Trainer
 from vitpe.training.run_folder import RunFolder
@@ -150,8 +150,10 @@ def _prepare(
     config = replace(config, model=replace(config.model, num_classes=len(samples.attributes)))
     torch.manual_seed(config.train.seed)
     model = VisionTransformer(config.model)
-    if init is not None and not resuming:
-        _initialize(model, init, reporter)
+    if init is not None and resuming:
+        reporter.note(f"{init} is not read again: the run goes on with its own weights")
+    elif init is not None:
+        initialize(model, init, reporter)
     config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
     shared = f", {workers.world_size} workers" if workers.world_size > 1 else ""
     size = f"{num_parameters(model) / 1e6:.1f} M parameters"
@@ -173,10 +175,18 @@ def _prepare(
     return trainer
 
 
-def _initialize(model: VisionTransformer, init: Path, reporter: Reporter) -> None:
+def initialize(model: VisionTransformer, init: Path, reporter: Reporter) -> None:
+    """Load weights of vitpe, timm, torchvision or Hugging Face, and note what was not taken over as it stood.
+
+    VitpeError naming the file, and the tensor where one does not fit or is not finite.
+    """
     tensors, grid = load_foreign(init)
-    converted = convert_state_dict(tensors, model.config, grid)
-    model.load_state_dict(converted.state_dict, strict=False)
+    try:
+        converted = convert_state_dict(tensors, model.config, grid)
+    except VitpeError as error:
+        raise VitpeError(f"{init}: {brief(error.message)}", error.hint) from error
+    check_finite(converted.state_dict, init)
+    model.load_state_dict(converted.state_dict)
     for note in (f"starting from {init} ({converted.origin})", *converted.notes):
         reporter.note(note)
 

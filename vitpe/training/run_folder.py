@@ -8,10 +8,11 @@ import csv
 import fcntl
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from vitpe.config import RunConfig, from_json, to_json
 from vitpe.errors import UsageError, VitpeError
@@ -43,9 +44,11 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.state = path / "last" / "state.safetensors"
         self._rows: list[Mapping[str, object]] = []
+        self._lock: TextIO | None = None
 
     def checkpoint(self, step: int) -> Path:
-        """The history's file of that step."""
+        """The history's file of that step. VitpeError when another folder took the place of the locked one."""
+        self._check_held()
         return self.checkpoints / f"step-{step:07d}.safetensors"
 
     @contextmanager
@@ -76,7 +79,24 @@ class RunFolder:
                 ) from error
             for folder in (self.path, self.checkpoints, self.state.parent):
                 remove_stale_temporaries(folder)
-            yield
+            self._lock = lock
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    def _check_held(self) -> None:
+        """Writing goes by names: a folder that was removed and made anew belongs to whoever holds the new lock."""
+        if self._lock is None:
+            return
+        try:
+            there = (self.path / ".lock").stat()
+        except OSError:
+            return  # the write itself will say what is wrong
+        if not os.path.samestat(os.fstat(self._lock.fileno()), there):
+            raise VitpeError(
+                f"{self.path} was replaced while a run wrote to it", "start again: vitpe train --run FOLDER"
+            )
 
     @property
     def exists(self) -> bool:
@@ -104,12 +124,16 @@ class RunFolder:
             values = json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise VitpeError(f"{self.path} holds no run", "train one first: vitpe train") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise VitpeError(f"cannot read {self.config}: {error}", "restore it from a copy") from error
         return from_json(RunConfig, values, self.config)
 
     def log(self, row: Mapping[str, object]) -> None:
-        """Add a row to metrics.csv, which is replaced as a whole: no reader ever sees half a row."""
+        """Add a row to metrics.csv, which is replaced as a whole: no reader ever sees half a row.
+
+        VitpeError when it cannot be written, or when another folder took the place of the locked one.
+        """
+        self._check_held()
         self._rows.append(row)
         self._write_rows()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitpe.config import from_json, to_json
 from vitpe.errors import VitpeError
-from vitpe.training.checkpoint import check_tensors, read_metadata, read_tensors, write_tensors
+from vitpe.training.checkpoint import brief, check_tensors, parse_json, read_metadata, read_tensors, write_tensors
 
 STATE_VERSION: Final = 1
 _KEY: Final = "vitpe_state"
@@ -70,7 +70,7 @@ def load_state(path: Path) -> TrainState:
     for key, value in read_tensors(path).items():
         group, _, name = key.rpartition("/")
         if group not in groups:
-            raise VitpeError(f"{path}: tensor {key!r} is not part of a training state", _HINT)
+            raise VitpeError(f"{path}: tensor {brief(key)!r} is not part of a training state", _HINT)
         groups[group][name] = value.clone()  # into memory of its own: the library maps the file, which will be replaced
     single = groups[""]
     num_workers = len(single["loss_sums"]) if "loss_sums" in single and single["loss_sums"].ndim == 1 else 1
@@ -80,13 +80,15 @@ def load_state(path: Path) -> TrainState:
 
 def _parse_progress(path: Path, metadata: dict[str, str]) -> Progress:
     try:
-        values = json.loads(metadata[_KEY])
+        values = parse_json(metadata[_KEY])
         version = values.pop("state_version")
     except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise VitpeError(f"{path} is no training state ({type(error).__name__}: {error})", _HINT) from error
+        raise VitpeError(f"{path} is no training state ({type(error).__name__}: {brief(error)})", _HINT) from error
     if version != STATE_VERSION:
-        raise VitpeError(f"{path} has state version {version!r}, not {STATE_VERSION}", "use the vitpe that wrote it")
+        raise VitpeError(
+            f"{path} has state version {brief(repr(version))}, not {STATE_VERSION}", "use the vitpe that wrote it"
+        )
     try:
         return from_json(Progress, values, _KEY)
     except (VitpeError, OverflowError) as error:
-        raise VitpeError(f"{path}: its metadata is damaged ({error})", _HINT) from error
+        raise VitpeError(f"{path}: its metadata is damaged ({brief(error)})", _HINT) from error

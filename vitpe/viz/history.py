@@ -135,7 +135,7 @@ def _vitpe_metadata(header: SafetensorsHeader) -> dict[str, Any]:
         return {}
     try:
         metadata = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged_metadata(header.path, "no JSON") from error
     match metadata:
         case {"format_version": int(version)} if version > FORMAT_VERSION:
@@ -143,10 +143,12 @@ def _vitpe_metadata(header: SafetensorsHeader) -> dict[str, Any]:
                 f"{header.path} has format version {version}, this vitpe reads {FORMAT_VERSION}",
                 hint="a newer vitpe wrote it: update",
             )
-        case {"step": int(), "grid_size": [int(), int()]}:
+        case {"step": int(step), "images_seen": int(seen), "grid_size": [int(rows), int(columns)]} if (
+            min(step, seen) >= 0 and min(rows, columns) > 0
+        ):
             return dict(metadata)
         case _:
-            raise _damaged_metadata(header.path, "without step or grid_size")
+            raise _damaged_metadata(header.path, "without step, images_seen or grid_size")
 
 
 def _damaged_metadata(path: Path, fact: str) -> VitpeError:
@@ -162,7 +164,7 @@ def _step_in_name(path: Path) -> int | None:
 
 def _valid_accuracy(path: Path, metadata: dict[str, Any], step: int | None) -> float | None:
     match metadata.get("valid"):
-        case {"mean_accuracy": (float() | int()) as accuracy}:
+        case {"mean_accuracy": (float() | int()) as accuracy} if 0 <= accuracy <= 1:
             return float(accuracy)
     for folder in (path.parent, path.parent.parent):
         if metadata and (folder / "metrics.csv").is_file():

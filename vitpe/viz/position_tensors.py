@@ -37,6 +37,8 @@ PREFIX_TOKEN_NAMES = (
 )
 # Other networks that may lie in the same file.
 OTHER_NETWORKS = ("decoder", "text_model", "teacher", "predictor")
+# Of named tensors; a file with forty of them, damaged or made with intent, has more sums than memory can hold.
+MAX_PREFIX_TOKENS = 6
 # More tiles than this no picture can show.
 MAX_PATCHES = 1600
 
@@ -126,6 +128,6 @@ def _possible_prefixes(header: SafetensorsHeader) -> tuple[int, ...]:
         if name.split(".")[-1] in PREFIX_TOKEN_NAMES and not any(other in name for other in OTHER_NETWORKS)
     ]
     sums = {0}
-    for size in sizes or [1]:
+    for size in sorted(sizes)[:MAX_PREFIX_TOKENS] or [1]:
         sums |= {size + other for other in sums}
     return tuple(sorted(sums, reverse=True))
