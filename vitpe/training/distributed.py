@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ class Workers:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over all workers in the backward pass."""
-        return DistributedDataParallel(model) if self.world_size > 1 else model
+        # Its buffers are constants: sending them around before each step would only take time.
+        return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of `value` over all workers."""
@@ -86,6 +87,10 @@ def joined(device: torch.device) -> Iterator[Workers]:
     except RuntimeError as error:  # what torch.distributed raises for a lost connection has no narrower class
         if not any(word in str(error).lower() for word in ("connection", "gloo", "nccl", "peer", "socket")):
             raise
+        world = dist.group.WORLD
+        if device.type == "cuda" and world is not None:
+            with suppress(RuntimeError):
+                world.abort()  # to leave in order, NCCL would wait for the dead worker until torchrun kills this one
         raise VitpeError(
             "another worker of this run is gone", "see its own message; continue with the same command and --resume"
         ) from error
