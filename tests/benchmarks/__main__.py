@@ -15,13 +15,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import decoding, end_to_end, model_speed, predicting, startup
+from tests.benchmarks import decoding, end_to_end, gpu, model_speed, predicting, startup
 from tests.benchmarks.measure import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suites", nargs="*", help="startup, model, decoding, predicting, end_to_end; all by default")
+    parser.add_argument(
+        "suites", nargs="*", help="startup, model, decoding, predicting, end_to_end, gpu; all by default"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -37,11 +39,14 @@ def main() -> None:
             "decoding": lambda: decoding.measure(celeba),
             "predicting": lambda: predicting.measure(celeba),
             "end_to_end": lambda: end_to_end.measure(celeba),
+            "gpu": lambda: gpu.measure(celeba),
         }
         rows = [row for name in arguments.suites or suites for row in suites[name]()]
     machine = {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
     arguments.out.write_text(json.dumps({"machine": machine, "rows": [row.to_json() for row in rows]}, indent=2) + "\n")
-    Console().print(table(rows))
+    Console().print(table(rows), ", ".join(f"{key} {value}" for key, value in machine.items()))
 
 
 def table(rows: list[Row]) -> Table:
