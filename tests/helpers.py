@@ -38,6 +38,7 @@ TINY_VALUES: dict[str, Any] = {
     "train.warmup_fraction": 0.05,
     "train.ema_decay": 0.0,
     "train.label_smoothing": 0.0,
+    "train.whiten": False,
     "train.patch_keep": 1.0,
     "train.precision": "fp32",
     "train.compile": "off",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitpe import cli
+from vitpe.__main__ import main
 from vitpe.config import (
     PRESETS,
     DataConfig,
@@ -194,7 +194,7 @@ def test_wrong_options_are_usage_errors(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["vitpe", "train", *arguments])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        main()
     assert caught.value.code == 2
     out, err = capsys.readouterr()
     lines = err.splitlines()

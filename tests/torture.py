@@ -52,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "train__label_smoothing": 0.1,
         "train__patch_keep": 0.5,
         "train__precision": "bf16",
+        "train__whiten": True,
         "train__keep": "pos_embed",
         "train__seed": 7,
         "model__drop_path_rate": 0.3,

@@ -107,6 +107,7 @@ class TrainConfig:
     muon_lr: for the blocks' weight matrices (torch.optim.Muon); None gives them to AdamW too.
     weight_decay: of the blocks' matrices.
     ema_decay: of the averaged weights that are scored and kept; 0 keeps the raw ones.
+    whiten: update the patch projection in whitened coordinates (vitpe.training.whitening).
     patch_keep: share of the patches that an image keeps in training (patch dropout, arXiv:2208.07220).
     num_checkpoints: frames of the history between step 0 and the end. num_evals: scorings on valid in that time.
     keep: "all" writes whole models into the history, "pos_embed" only what the pictures need, "auto" whole models
@@ -122,6 +123,7 @@ class TrainConfig:
     warmup_fraction: float = 0.05
     ema_decay: float = 0.99
     label_smoothing: float = 0.0
+    whiten: bool = True
     patch_keep: float = 1.0
     seed: int = 0
     num_checkpoints: int = 60

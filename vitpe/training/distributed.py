@@ -38,6 +38,12 @@ class Workers:
             value /= self.world_size
         return value
 
+    def same(self, value: torch.Tensor) -> torch.Tensor:
+        """The first worker's `value`, for all."""
+        if self.world_size > 1:
+            dist.broadcast(value, src=0)
+        return value
+
     def highest(self, *values: int) -> list[int]:
         """The largest of all workers' values, one by one: how one worker's wish reaches all at the same step."""
         if self.world_size == 1:

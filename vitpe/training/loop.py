@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitpe.config import TrainConfig
 from vitpe.data.batches import Batch, Batches
+from vitpe.data.images import normalize
 from vitpe.device import seed_draws
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
@@ -48,6 +49,7 @@ from vitpe.training.forward import (
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Progress, TrainState, save_state
+from vitpe.training.whitening import NUM_IMAGES, Whitening
 
 NUM_LOG_ROWS = 200
 STATE_INTERVAL_SECONDS = 60.0
@@ -121,6 +123,7 @@ class Trainer:
         self._workers, self._device, self.plan = workers, device, plan
         self._model = model.to(device)
         self._average = Average(model, config.ema_decay) if config.ema_decay else None
+        self._whitening: Whitening | None = None
         self._loss_sum = torch.zeros((), device=device)
         self._state_saved_at = time.monotonic()
         self.progress = Progress(fingerprint)
@@ -128,7 +131,7 @@ class Trainer:
     @cached_property
     def _optimizers(self) -> Optimizers:
         """Made when needed: torch takes seconds to import what they are built on, a finished run needs none."""
-        return make_optimizers(self._model, self._config)
+        return make_optimizers(self._model, self._config, self._whitening)
 
     @property
     def step(self) -> int:
@@ -149,7 +152,8 @@ class Trainer:
             progress=self.progress,
             model=_copies(self._model.state_dict()),
             average=_copies(self._average.tensors) if self._average is not None else {},
-            optimizer=_copies(self._optimizers.state_tensors()),
+            optimizer=_copies(self._optimizers.state_tensors()) if self.step else {},
+            whitening=_copies(self._whitening.tensors()) if self._whitening is not None else {},
             loss_sums=self._workers.gather(self._loss_sum),
         )
 
@@ -169,8 +173,14 @@ class Trainer:
         self._loss_sum.copy_(state.loss_sums[self._workers.rank] if same_workers else state.loss_sums.mean())
         self.progress = state.progress
         if not self.finished:
+            self._check(state.whitening, self._expected_whitening() if self.step else {})
+            if state.whitening:
+                self._whitening = Whitening(**state.whitening).to(self._device)
             self._check(state.optimizer, self._optimizers.expected_state() if self.step else {})
             self._optimizers.load_state_tensors(state.optimizer)
+
+    def _expected_whitening(self) -> dict[str, Tensor]:
+        return Whitening.expected(self._model.patch_embed.proj.weight[0].numel()) if self._config.whiten else {}
 
     def _check(self, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         check_tensors(tensors, expected, self._folder.state)
@@ -194,6 +204,8 @@ class Trainer:
         training diverges.
         """
         forward = self._forward()
+        if self._config.whiten and self._whitening is None:
+            self._whitening = self._measure_whitening(train)
         clock = _Clock(train, self.step)
         writer = Writer()
         batches = train.from_step(self.step, self._kept_patches)
@@ -217,6 +229,15 @@ class Trainer:
         finally:
             batches.close()
             writer.close()
+
+    def _measure_whitening(self, train: Batches) -> Whitening:
+        mean, std = self._info.mean, self._info.std
+        patches = (
+            self._model.patchify(normalize(batch.images.cpu(), mean, std)).flatten(0, 1)
+            for batch in train.sample(NUM_IMAGES)
+        )
+        measured = Whitening.measure(patches).to(self._device)
+        return Whitening(**{name: self._workers.same(value) for name, value in measured.tensors().items()})
 
     def _forward(self) -> nn.Module:
         precision = choose_precision(self._config, self._device)

@@ -7,25 +7,35 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from vitpe.config import TrainConfig
+from vitpe.model.vit import VisionTransformer
 from vitpe.training.muon import BatchedMuon
+from vitpe.training.whitening import WhitenedUpdates, Whitening
 
 ADAMW_BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
 class Optimizers:
-    """The optimizers of a run, stepped together; `peaks` are their learning rates before the schedule's factor."""
+    """The optimizers of a run, stepped together; `peaks` are their learning rates before the schedule's factor.
+
+    whitened: how the patch projection is updated, None for like any other weight.
+    """
 
     members: tuple[Optimizer, ...]
     peaks: tuple[float, ...]
+    whitened: WhitenedUpdates | None = None
 
     def step(self, factor: float) -> None:
         """One update at `factor` times the peak learning rates; clears the gradients."""
+        if self.whitened is not None:
+            self.whitened.begin()
         for optimizer, peak in zip(self.members, self.peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if self.whitened is not None:
+            self.whitened.end()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All state as named tensors: "MEMBER.PARAMETER.NAME"."""
@@ -57,26 +67,30 @@ class Optimizers:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> Optimizers:
-    """Muon on the two-dimensional weights inside `blocks`, the maps between hidden features that it is made for (Jordan
-    et al. 2024, kellerjordan.github.io/posts/muon); AdamW (arXiv:1711.05101) on the rest, and on all without muon_lr.
-    Weight decay goes to the blocks' matrices only.
+def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Whitening | None = None) -> Optimizers:
+    """Muon on the two-dimensional weights inside `blocks`, the maps between features that it is made for (Jordan et al.
+    2024, kellerjordan.github.io/posts/muon), and on the patch projection where `whitening` makes its inputs such
+    features; AdamW (arXiv:1711.05101) on the rest, and on all without muon_lr. Weight decay: of the blocks' matrices.
     """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    matrices = [parameter for name, parameter in trained if _is_matrix(name, parameter)]
-    rest = [{"params": [p for name, p in trained if not _is_matrix(name, p)], "weight_decay": 0.0}]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    whitened = None
+    if whitening is not None:
+        whitened = WhitenedUpdates(model.patch_embed.proj, whitening)
+        trained["patch_embed.proj.weight"] = whitened.change  # of two dimensions, for Muon
+    matrices = [parameter for name, parameter in trained.items() if _is_matrix(name, parameter)]
+    rest = [{"params": [p for name, p in trained.items() if not _is_matrix(name, p)], "weight_decay": 0.0}]
     if config.muon_lr is None:
         rest.append({"params": matrices, "weight_decay": config.weight_decay})
     adamw = AdamW(rest, lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True)
     if config.muon_lr is None:
-        return Optimizers((adamw,), (config.adamw_lr,))
+        return Optimizers((adamw,), (config.adamw_lr,), whitened)
     kind = BatchedMuon if any(matrix.is_cuda for matrix in matrices) else Muon
     muon = kind(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
-    return Optimizers((muon, adamw), (config.muon_lr, config.adamw_lr))
+    return Optimizers((muon, adamw), (config.muon_lr, config.adamw_lr), whitened)
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    return name.startswith("blocks.") and parameter.ndim == 2
+    return name.startswith(("blocks.", "patch_embed.")) and parameter.ndim == 2
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:

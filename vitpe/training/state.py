@@ -12,8 +12,9 @@ from vitpe.config import from_json, to_json
 from vitpe.errors import VitpeError
 from vitpe.training.checkpoint import brief, check_tensors, parse_json, read_metadata, read_tensors, write_tensors
 
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 _KEY: Final = "vitpe_state"
+_GROUPS: Final = ("model", "average", "optimizer", "whitening")
 _HINT: Final = "start another run: --run FOLDER; the checkpoints of this one are still there"
 
 
@@ -43,7 +44,8 @@ class Progress:
 class TrainState:
     """A run after progress.step updates. Data order and random draws are functions of (seed, step) and need no state.
 
-    model, average, optimizer: named tensors; average is empty without EMA, optimizer before the first update.
+    model, average, optimizer, whitening: named tensors; average is empty without EMA, the last two before the first
+    update.
     loss_sums: (workers,), each one's sum over progress.num_losses steps.
     """
 
@@ -51,12 +53,13 @@ class TrainState:
     model: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
+    whitening: dict[str, Tensor] = field(default_factory=dict)
     loss_sums: Tensor = field(default_factory=lambda: torch.zeros(1))
 
 
 def save_state(path: Path, state: TrainState) -> None:
     """Write `path` whole or not at all; VitpeError, with `path` untouched, when training has diverged."""
-    groups = {"model": state.model, "average": state.average, "optimizer": state.optimizer}
+    groups = {name: getattr(state, name) for name in _GROUPS}
     tensors = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
     tensors["loss_sums"] = state.loss_sums
     values = {"state_version": STATE_VERSION, **to_json(state.progress)}
@@ -66,16 +69,16 @@ def save_state(path: Path, state: TrainState) -> None:
 def load_state(path: Path) -> TrainState:
     """The state that `save_state` wrote, on the CPU; VitpeError for anything else."""
     progress = _parse_progress(path, read_metadata(path))
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}, "": {}}
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("", *_GROUPS)}
     for key, value in read_tensors(path).items():
         group, _, name = key.rpartition("/")
         if group not in groups:
             raise VitpeError(f"{path}: tensor {brief(key)!r} is not part of a training state", _HINT)
         groups[group][name] = value.clone()  # into memory of its own: the library maps the file, which will be replaced
-    single = groups[""]
+    single = groups.pop("")
     num_workers = len(single["loss_sums"]) if "loss_sums" in single and single["loss_sums"].ndim == 1 else 1
     check_tensors(single, {"loss_sums": torch.zeros(max(1, num_workers))}, path)
-    return TrainState(progress, groups["model"], groups["average"], groups["optimizer"], single["loss_sums"])
+    return TrainState(progress, **groups, loss_sums=single["loss_sums"])
 
 
 def _parse_progress(path: Path, metadata: dict[str, str]) -> Progress:
