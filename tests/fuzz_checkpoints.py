@@ -45,7 +45,7 @@ from vitpe.viz.numbers import Numbers, checkpoint_record
 MAX_SECONDS = 5
 MAX_BYTES = 1 << 30
 MAX_MESSAGE = 1000
-REGRESSIONS = (0,)
+REGRESSIONS = (3, 10, 37, 107, 115, 169, 192, 242, 340, 1870)
 """Cases that once did what they may not."""
 
 Parts = tuple[Any, bytes]

@@ -157,7 +157,9 @@ def test_first_weights_are_in_the_first_state(celeba: Path, trained_run: Path, t
     stopping.step = 0
     with pytest.raises(StoppedHereError):
         train(config, tmp_path / "cut", CPU, stopping, init=init)
-    train(config, tmp_path / "cut", CPU, Recorder(), resume=True)
+    recorder = Recorder()
+    train(config, tmp_path / "cut", CPU, recorder, resume=True, init=tmp_path / "not there any more")
+    assert any("is not read again" in note for note in recorder.notes)
     assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
 
 
