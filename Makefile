@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint type check bench torture clean
+.PHONY: setup demo test lint type check bench torture docs clean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
@@ -43,6 +43,10 @@ torture: $(STAMP)
 	$(BIN)/python -m tests.torture --kills 150 --points 200
 	$(BIN)/python -m tests.fuzz_checkpoints --cases 10000
 	$(BIN)/python -m tests.fuzz_images 10000
+
+# The README's pictures, and the outputs under its commands, from a model that is trained for it: five minutes.
+docs: $(STAMP)
+	$(BIN)/python -m tests.docs
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

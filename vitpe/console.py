@@ -3,13 +3,14 @@
 import io
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from vitpe.errors import VitpeError
 
@@ -22,6 +23,11 @@ def stderr_console() -> Console:
     if sys.stderr.isatty():
         return Console(stderr=True, highlight=False)
     return Console(stderr=True, highlight=False, force_terminal=False, color_system=None, width=10_000)
+
+
+def _moves(console: Console) -> bool:
+    """Whether bars can move there: on a terminal that can write over what it has written."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def printable(text: str) -> str:
@@ -37,17 +43,29 @@ def _printable_letter(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
+def _print_line(console: Console, text: str, style: str = "", head: int = 0) -> None:
+    """Broken between words where a terminal is too narrow, never within one: a file's name can be copied whole.
+
+    `style` is of the first `head` letters, or of all.
+    """
+    if console.is_terminal:
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    line = Text(text)
+    line.stylize(style, 0, head or None)
+    console.print(line, soft_wrap=True)
+
+
 def show_error(error: VitpeError) -> None:
     """One line of fact, one line of hint."""
     console = stderr_console()
-    console.print(f"[red]error:[/] {escape(printable(error.message))}", soft_wrap=True)
+    _print_line(console, f"error: {printable(error.message)}", "red", head=len("error:"))
     if error.hint:
-        console.print(f"[dim]hint:[/] {escape(printable(error.hint))}", soft_wrap=True)
+        _print_line(console, f"hint: {printable(error.hint)}", "dim", head=len("hint:"))
 
 
 def show_note(text: str) -> None:
     """One line that the user should know."""
-    stderr_console().print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
+    _print_line(stderr_console(), printable(text), "dim")
 
 
 class _Stdout(Console):
@@ -92,7 +110,7 @@ class Counters:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not _moves(console),
         )
 
     def start(self, description: str, total: int) -> Callable[[int], None]:
@@ -102,7 +120,7 @@ class Counters:
 
     def note(self, text: str) -> None:
         """One line that the user should know, above the bars."""
-        self._progress.console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
+        _print_line(self._progress.console, printable(text), "dim")
 
     def __enter__(self) -> "Counters":
         self._progress.start()
@@ -125,7 +143,7 @@ class TrainReporter:
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not _moves(self._console),
         )
         self._preparing: TaskID | None = None
         self._training: TaskID | None = None
@@ -143,7 +161,7 @@ class TrainReporter:
     def note(self, text: str) -> None:
         """One line that the user should know."""
         if not self._quiet:
-            self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
+            _print_line(self._console, printable(text), "dim")
 
     def prepared(self, done: int, total: int) -> None:
         """While a split's images are decoded or drawn up front."""
@@ -162,13 +180,15 @@ class TrainReporter:
             self._status["loss"] = f"loss {loss:.4f}"
         if images_per_second is not None:
             self._status["speed"] = f"{images_per_second:,.0f} images/s"
-        self._progress.update(self._training, completed=step, status="  ".join(filter(None, self._status.values())))
+        self._progress.update(self._training, completed=step, status=self._status_text())
+
+    def _status_text(self) -> str:
+        return "  ".join(filter(None, self._status.values()))
 
     def scored(self, step: int, scores: dict[str, float], best: bool) -> None:
         """After a scoring on valid."""
         self.note(
             f"step {step:>6,}: valid accuracy {scores['mean_accuracy']:.4f}"
-            f" (majority {scores['majority_accuracy']:.4f}),"
-            f" mean average precision {scores['mean_average_precision']:.4f}"
-            f"{', best so far' if best else ''}  {self._status['loss']}  {self._status['speed']}"
+            f" (majority {scores['majority_accuracy']:.4f}), mAP {scores['mean_average_precision']:.4f}"
+            f"{', best so far' if best else ''}{'' if _moves(self._console) else f'  {self._status_text()}'}"
         )

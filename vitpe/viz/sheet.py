@@ -122,9 +122,11 @@ class Sheet:
         line = 0 if edge == "none" else line
         self._add(Rectangle((x, y), width, height, facecolor=fill, edgecolor=edge, linewidth=line, joinstyle="miter"))
 
-    def ellipse(self, x: float, y: float, width: float, height: float, colour: str, line: float = 1) -> None:
-        """The outline of an ellipse around (x, y)."""
-        self._add(Ellipse((x, y), width, height, facecolor="none", edgecolor=colour, linewidth=line))
+    def ellipse(
+        self, x: float, y: float, width: float, height: float, colour: str, line: float = 1, fill: str = "none"
+    ) -> None:
+        """An ellipse around (x, y), its outline in `colour`."""
+        self._add(Ellipse((x, y), width, height, facecolor=fill, edgecolor=colour, linewidth=line))
 
     def picture(self, pixels: Pixels, x: float, y: float) -> None:
         """RGB pixels (height, width, 3), made for this scale and not resampled, below all that is drawn."""

@@ -1,0 +1,48 @@
+"""`make docs`: draw the README's pictures, run its commands in a new folder, and write what they print into it.
+
+The model that the outputs are of is the one that the README's own first command trains: tiny, on drawn faces.
+"""
+
+import argparse
+import shutil
+
+from tests.docs.model_picture import model_picture
+from tests.docs.readme import README, blocks, rewrite, run_on_terminal, run_script
+from tests.helpers import REPOSITORY
+from vitpe.config import DEFAULT_PRESET, preset
+from vitpe.data.drawn_faces import contact_sheet
+from vitpe.files import write_atomic
+from vitpe.viz.gif import png
+
+ASSETS = REPOSITORY / "assets"
+FOLDER = REPOSITORY / "build" / "docs"
+
+
+def draw_pictures() -> None:
+    """Those that need no training."""
+    write_atomic(ASSETS / "model_summary.png", png(model_picture(DEFAULT_PRESET, preset(DEFAULT_PRESET).model)))
+    write_atomic(ASSETS / "drawn_faces.png", png(contact_sheet(num_rows=3, num_cols=8, seed=0)))
+
+
+def run_readme() -> None:
+    """Every console block anew, then every script."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+
+    def run(command: str) -> str:
+        print(f"$ {command}", flush=True)
+        return run_on_terminal(command, FOLDER)
+
+    text = rewrite(README.read_text(), run)
+    for block in blocks(text):
+        if block.language == "python":
+            run_script(block.text, FOLDER)
+    write_atomic(README, text.encode())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", action="store_true", help="only the pictures, which take seconds")
+    draw_pictures()
+    if not parser.parse_args().pictures:
+        run_readme()
