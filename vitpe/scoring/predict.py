@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,8 +25,9 @@ from vitpe.data.images import center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.model.vit import VisionTransformer
-from vitpe.scoring.evaluate import predict_logits
+from vitpe.scoring.evaluate import precision
 from vitpe.scoring.inputs import Input
+from vitpe.scoring.pixels import pixel_patches, take_pixels
 from vitpe.scoring.records import Prediction, predict_record, select_attributes
 from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint
@@ -42,7 +43,7 @@ Align = Callable[[Tensor, str], Tensor]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model and which of its attributes to list, with the thresholds that call one present."""
+    """A model that takes pixels (see `take_pixels`), which of its attributes to list, and from where one is present."""
 
     model: VisionTransformer
     info: CheckpointInfo
@@ -58,10 +59,15 @@ class Predictor:
         return tuple(self.info.attributes[i] for i in self.listed)
 
     def predict(self, names: list[str], images: list[Tensor]) -> list[Prediction]:
-        """One Prediction for each uint8 (3, H, W) image of the model's size."""
-        batch = torch.stack(images).to(self.device)
-        with self.turn:
-            logits = predict_logits(self.model, batch, self.info.mean, self.info.std).cpu().double().numpy()
+        """One Prediction for each uint8 (3, H, W) image of the model's size; VitpeError for a model that gives NaN."""
+        patches = pixel_patches(images, self.model.patch_size).to(self.device)
+        with self.turn, torch.inference_mode(), precision(self.device):
+            logits = self.model(patches.float()).cpu().double().numpy()
+        if not np.isfinite(logits).all():
+            raise VitpeError(
+                "the model's answers are not finite",
+                "its weights are damaged or its training diverged: use an earlier checkpoint",
+            )
         probs = sigmoid(logits)[:, list(self.listed)]
         thresholds = np.array(self.thresholds)
         return [
@@ -120,6 +126,7 @@ def load_predictor(
         raise UsageError(f"top {top} lists nothing", "choose 1 or more")
     torch.set_num_threads(1)
     model, info = load_checkpoint(checkpoint)
+    take_pixels(model, info.mean, info.std)
     names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
     listed = tuple(select_attributes(info.attributes, names))
     thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
@@ -187,18 +194,21 @@ def predict_files(
 
 
 class _Ahead:
-    """Numbered inputs taken from an iterable by a thread, because getting the next one may take for ever."""
+    """Numbered inputs taken from an iterable by a thread, because getting the next one may take for ever.
+
+    It runs at most `size` ahead, and is let go on once for each batch: to wake it for each input would cost more.
+    """
 
     def __init__(self, inputs: Iterable[tuple[int, Input]], size: int) -> None:
-        self._waiting: queue.Queue[tuple[int, Input] | None] = queue.Queue(size)
+        self._waiting: queue.SimpleQueue[tuple[int, Input] | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(size)
         self._error: BaseException | None = None
-        self._closed = threading.Event()
-        self._ended = False
+        self._closed = self._ended = False
         threading.Thread(target=self._fill, args=(inputs,), name="vitpe-inputs", daemon=True).start()
 
     def take(self, count: int, streaming: bool, wait: bool) -> list[tuple[int, Input]]:
-        """The next `count`, fewer at the end. With `streaming` fewer when they come slowly, and none when there is
-        none at once and not `wait`.
+        """The next `count` (at most `size`), fewer at the end. With `streaming` fewer when they come slowly, and none
+        when there is none at once and not `wait`.
         """
         taken: list[tuple[int, Input]] = []
         while len(taken) < count and not self._ended:
@@ -213,6 +223,8 @@ class _Ahead:
                 self._ended = True
             else:
                 taken.append(item)
+        if taken:
+            self._room.release(len(taken))
         return taken
 
     def check(self) -> None:
@@ -222,23 +234,19 @@ class _Ahead:
 
     def close(self) -> None:
         """Let the thread end, once the iterable lets it."""
-        self._closed.set()
+        self._closed = True
+        self._room.release()
 
     def _fill(self, inputs: Iterable[tuple[int, Input]]) -> None:
         try:
             for item in inputs:
-                self._put(item)
-                if self._closed.is_set():
+                self._room.acquire()
+                if self._closed:
                     return
+                self._waiting.put(item)
         except BaseException as error:
             self._error = error
-        self._put(None)
-
-    def _put(self, item: tuple[int, Input] | None) -> None:
-        while not self._closed.is_set():
-            with suppress(queue.Full):
-                self._waiting.put(item, timeout=0.1)
-                return
+        self._waiting.put(None)
 
 
 def _make_crops_folder(folder: Path) -> None:

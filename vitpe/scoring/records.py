@@ -81,11 +81,11 @@ def predict_record(
 
     Attributes are listed in the order given; with `top`, only that many, the most probable first.
     """
-    ranked = np.argsort(-probs, kind="stable")
-    listed = range(len(attributes)) if top is None else ranked[:top]
-    kept = set(listed)
-    present = tuple(attributes[a] for a in ranked if a in kept and probs[a] >= thresholds[a])
-    return Prediction(file, {attributes[a]: round(float(probs[a]), _PROB_DIGITS) for a in listed}, present)
+    ranked = np.argsort(-probs, kind="stable")[:top]
+    present = ranked[probs[ranked] >= thresholds[ranked]]
+    listed = range(len(attributes)) if top is None else ranked.tolist()
+    rounded = probs.round(_PROB_DIGITS).tolist()
+    return Prediction(file, {attributes[a]: rounded[a] for a in listed}, tuple(attributes[a] for a in present.tolist()))
 
 
 def select_attributes(attributes: Sequence[str], wanted: Iterable[str]) -> list[int]:
@@ -147,7 +147,7 @@ def eval_json(scores: Scores, subject: Subject, sort: str | None = None, indent:
         "mean": {metric: asdict(mean) for metric, mean in scores.means.items()},
         "attributes": [_attribute_row(scores, a) for a in sort_order(scores, sort)],
     }
-    return _dumps(document, indent) + "\n"
+    return _dumps(_plain(document), indent) + "\n"
 
 
 def eval_csv(scores: Scores, sort: str | None = None) -> str:
@@ -185,7 +185,7 @@ def compare_json(comparison: Comparison, first: Subject, second: Subject, indent
             for a, name in enumerate(before.attributes)
         ],
     }
-    return _dumps(document, indent) + "\n"
+    return _dumps(_plain(document), indent) + "\n"
 
 
 def compare_csv(comparison: Comparison) -> str:
@@ -267,12 +267,11 @@ def _difference(difference: Difference, at: int | tuple[()] = ()) -> dict[str, A
 
 def _dumps(document: Mapping[str, Any], indent: int | None) -> str:
     """JSON with letters of any language as they are; a file name that is no valid text is written with escapes."""
-    plain = _plain(document)
-    text = json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = json.dumps(plain, indent=indent, ensure_ascii=True, allow_nan=False)
+        text = json.dumps(document, indent=indent, ensure_ascii=True, allow_nan=False)
     return text
 
 
