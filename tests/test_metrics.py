@@ -13,7 +13,8 @@ from sklearn.calibration import calibration_curve
 
 from vitpe.errors import VitpeError
 from vitpe.scoring.compare import compare
-from vitpe.scoring.metrics import INTERVAL_METRICS, METRICS, bootstrap, interval, nanmean, reliability, score
+from vitpe.scoring.metrics import INTERVAL_METRICS, METRICS, bootstrap, interval, nanmean, score
+from vitpe.scoring.reliability import reliability
 
 TOLERANCE = 1e-9
 
@@ -179,8 +180,31 @@ def test_intervals_are_those_of_the_means_replicates():
         mean = scores.means[metric]
         assert (mean.low, mean.high) == pytest.approx((low, high), abs=1e-12)
         assert mean.low < mean.value < mean.high
-    assert np.isnan(scores.means["ece"].low)
-    assert np.isnan(scores.means["ece"].high)
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.9, 0.4])
+def test_the_interval_of_the_calibration_error_holds_the_truth(slope):
+    """Labels are drawn with probability sigmoid(slope · logit): calibrated at 1, where the error is truly 0 and neither
+    the percentile nor the basic bootstrap interval has it even once.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(num_images):
+        logits = 1.5 * (rng.standard_normal((num_images, 1)) + rng.standard_normal((num_images, 4))) / 2
+        return 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-slope * logits))
+
+    truth = reliability(*draw(400_000)).error().mean()
+    means = []
+    for seed in range(100):
+        probs, true_probs = draw(400)
+        labels = rng.random(probs.shape) < true_probs
+        means.append(score(probs, labels, names(4), num_resamples=100, seed=seed).means["ece"])
+    assert np.mean([mean.low <= truth <= mean.high for mean in means]) >= 0.93
+    assert all(0 <= mean.low <= mean.value <= mean.high for mean in means)
+    tells = np.mean([mean.low > 0.01 for mean in means])
+    assert tells > 0.9 if slope == 0.4 else tells < 0.1
+    if slope == 1:
+        assert truth < 0.002 < min(mean.value for mean in means)
 
 
 def test_interval_of_accuracy_agrees_with_the_binomial_one():

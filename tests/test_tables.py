@@ -105,7 +105,6 @@ def test_eval_json_has_every_score(scores):
         "high": accuracy.high,
         "num_undefined": 0,
     }
-    assert document["mean"]["ece"]["low"] is None
     assert [entry["attribute"] for entry in document["attributes"]] == list(NAMES)
     for a, entry in enumerate(document["attributes"]):
         assert list(entry) == ["attribute", "threshold", *METRICS]

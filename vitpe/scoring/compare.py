@@ -13,6 +13,7 @@ from vitpe.scoring.metrics import (
     Scores,
     bootstrap,
     interval,
+    mean_interval,
     nanmean,
     score,
 )
@@ -22,7 +23,8 @@ from vitpe.scoring.metrics import (
 class Difference:
     """Second minus first, with its 95 % paired-bootstrap interval; NaN where undefined.
 
-    value, low, high: (A,) for attributes, or arrays of shape () for their mean. low and high are NaN for "ece".
+    value, low, high: (A,) for attributes, or arrays of shape () for their mean. low and high are NaN for "ece", for
+    which the bootstrap does not hold (see `reliability.calibration_interval`).
     """
 
     value: FloatArray
@@ -80,6 +82,5 @@ def compare(
         else:
             replicates = np.full((1, len(value)), np.nan)
         per_attribute[metric] = Difference(value, *interval(replicates))
-        low, high = interval(nanmean(replicates)[:, None])
-        means[metric] = Difference(nanmean(value), low[0], high[0])
+        means[metric] = Difference(nanmean(value), *map(np.asarray, mean_interval(replicates)))
     return Comparison(first, second, per_attribute, means, num_resamples, seed)

@@ -9,12 +9,12 @@ Shapes: n images, A attributes, R rows of weights (resamples), T bins.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitpe.errors import VitpeError
+from vitpe.scoring.reliability import NUM_BINS, bin_of, calibration_interval
 
 FloatArray = NDArray[np.float64]
 
@@ -34,11 +34,10 @@ METRICS = (
 )
 LOWER_IS_BETTER = frozenset({"brier", "ece"})
 
-# A resample adds its own sampling noise to every bin's gap, so bootstrap replicates of the calibration error all lie
-# above the estimate; an interval made of them would mislead. It gets none.
+# A resample adds its own sampling noise to every bin's gap, so replicates of the calibration error all lie above the
+# estimate, which itself lies above the truth for the same reason: its interval is made by `calibration_interval`.
 INTERVAL_METRICS = tuple(metric for metric in METRICS if metric != "ece")
 
-NUM_BINS = 15  # Guo et al. 2017, section 5
 NUM_RESAMPLES = 1000
 LEVEL = 0.95
 
@@ -90,34 +89,6 @@ class Scores:
         return tuple(name for name, absent in zip(self.attributes, missing, strict=True) if absent)
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """What each bin of probabilities held. Bin t of T covers (t/T, (t+1)/T]; the first also holds 0.
-
-    counts: (A, T) images in the bin.
-    sum_probs, sum_labels: (A, T) sums of their probabilities and of their labels.
-    """
-
-    counts: FloatArray
-    sum_probs: FloatArray
-    sum_labels: FloatArray
-
-    def pooled(self) -> "Reliability":
-        """All attributes taken together: arrays of shape (1, T)."""
-        total = partial(np.sum, axis=0, keepdims=True)
-        return Reliability(total(self.counts), total(self.sum_probs), total(self.sum_labels))
-
-    def error(self) -> FloatArray:
-        """Expected calibration error, (A,): Σ over bins of |sum of labels - sum of probabilities| / n.
-
-        Guo et al. 2017 (arXiv:1706.04599), equation 3, with 15 bins of equal width. Theirs is for the confidence of
-        the chosen class; for one yes/no attribute this is the same sum with "confidence" read as the probability
-        that the attribute is present and "accuracy" as how often it is.
-        """
-        result: FloatArray = np.abs(self.sum_labels - self.sum_probs).sum(axis=1) / self.counts.sum(axis=1)
-        return result
-
-
 def score(
     probs: ArrayLike,
     labels: ArrayLike,
@@ -140,15 +111,20 @@ def score(
     num_images, num_attributes = prepared.labels.shape
     if len(attributes) != num_attributes:
         raise ValueError(f"{len(attributes)} attribute names for {num_attributes} columns")
-    per_attribute = {metric: values[0] for metric, values in prepared.weigh(np.ones((1, num_images))).items()}
-    per_attribute["ece"] = reliability(prepared.probs, prepared.labels).error()
-    replicates = _replicates(prepared, num_resamples, seed) if num_resamples else {}
+    values, gaps = prepared.weigh(np.ones((1, num_images)))
+    per_attribute = {metric: value[0] for metric, value in values.items()}
+    per_attribute["ece"] = np.abs(gaps[0]).sum(axis=1)
+    intervals: dict[str, tuple[float, float]] = {}
+    if num_resamples:
+        replicates, resampled_gaps = _replicates(prepared, num_resamples, seed)
+        intervals = {metric: mean_interval(values) for metric, values in replicates.items()}
+        intervals["ece"] = calibration_interval(gaps[0], resampled_gaps, LEVEL)
     return Scores(
         attributes=tuple(attributes),
         num_images=num_images,
         thresholds=prepared.thresholds,
         per_attribute={metric: per_attribute[metric] for metric in METRICS},
-        means={metric: _mean(per_attribute[metric], replicates.get(metric)) for metric in METRICS},
+        means={metric: _mean(per_attribute[metric], intervals.get(metric)) for metric in METRICS},
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -167,7 +143,7 @@ def bootstrap(
     Images are drawn with replacement, n of n, all attributes of an image together (Efron and Tibshirani 1993,
     chapter 6). For one n and seed the resamples are the same, so two models' replicates are paired.
     """
-    return _replicates(_prepare(probs, labels, thresholds), num_resamples, seed)
+    return _replicates(_prepare(probs, labels, thresholds), num_resamples, seed)[0]
 
 
 def interval(replicates: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -180,25 +156,17 @@ def interval(replicates: FloatArray) -> tuple[FloatArray, FloatArray]:
     return low, high
 
 
+def mean_interval(replicates: FloatArray) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean over attributes, from an attribute's replicates in each column."""
+    low, high = interval(nanmean(replicates)[:, None])
+    return float(low[0]), float(high[0])
+
+
 def nanmean(values: FloatArray) -> FloatArray:
     """The mean over the last axis with NaN left out; NaN where nothing is left."""
     defined = ~np.isnan(values)
     counts = defined.sum(axis=-1)
     return _ratio(np.where(defined, values, 0.0).sum(axis=-1), counts.astype(np.float64))
-
-
-def reliability(probs: ArrayLike, labels: ArrayLike, num_bins: int = NUM_BINS) -> Reliability:
-    """Sort (n, A) probabilities in [0, 1] and their 0/1 labels into `num_bins` bins of equal width."""
-    probs, labels = np.asarray(probs, np.float64), np.asarray(labels, np.float64)
-    num_attributes = probs.shape[1]
-    bins = np.searchsorted(np.linspace(0, 1, num_bins + 1)[1:-1], probs)
-    flat = (bins + num_bins * np.arange(num_attributes)).ravel()
-
-    def fill(weights: FloatArray | None) -> FloatArray:
-        sums = np.bincount(flat, weights, minlength=num_attributes * num_bins)
-        return sums.astype(np.float64).reshape(num_attributes, num_bins)
-
-    return Reliability(fill(None), fill(probs.ravel()), fill(labels.ravel()))
 
 
 @dataclass(frozen=True)
@@ -210,6 +178,8 @@ class _Ranking:
     among the images that have the attribute.
     mixed: which of the m share their group with an image that lacks the attribute; mixed_start, mixed_positive_start:
     for each of these, the counts above its group.
+    residuals: (n,) label - probability in that order. bins: those of `Reliability` that are not empty, from the
+    highest down; bin_start: the place in that order of each one's first image.
     """
 
     order: NDArray[np.intp]
@@ -219,10 +189,16 @@ class _Ranking:
     mixed: NDArray[np.intp]
     mixed_start: NDArray[np.intp]
     mixed_positive_start: NDArray[np.intp]
+    residuals: FloatArray
+    bins: NDArray[np.intp]
+    bin_start: NDArray[np.intp]
 
-    def weigh(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(R, n) counts → average precision and ROC AUC, both (R,), NaN where undefined."""
-        ranked = _running_sum(np.take(weights, self.order, axis=1))
+    def weigh(self, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """(R, n) counts → average precision and ROC AUC, both (R,), NaN where undefined; (R, T) sums of residuals."""
+        drawn = np.take(weights, self.order, axis=1)
+        residuals = np.zeros((len(weights), NUM_BINS))
+        residuals[:, self.bins] = np.add.reduceat(drawn * self.residuals, self.bin_start, axis=1)
+        ranked = _running_sum(drawn)
         gains = np.take(weights, self.positives, axis=1)
         hits = _running_sum(gains)
         num_positive, num_negative = hits[:, -1], ranked[:, -1] - hits[:, -1]
@@ -236,7 +212,7 @@ class _Ranking:
         misses_above = ranked[:, self.mixed_start] - hits[:, self.mixed_positive_start]
         level = np.einsum("rm,rm->r", gains[:, self.mixed], misses_through[:, self.mixed] - misses_above)
         pairs = num_positive * num_negative - np.einsum("rm,rm->r", gains, misses_through) + level / 2
-        return _ratio(area, num_positive), _ratio(pairs, num_positive * num_negative)
+        return _ratio(area, num_positive), _ratio(pairs, num_positive * num_negative), residuals
 
 
 @dataclass(frozen=True)
@@ -253,8 +229,8 @@ class _Prepared:
     columns: FloatArray
     rankings: tuple[_Ranking, ...]
 
-    def weigh(self, weights: FloatArray) -> dict[str, FloatArray]:
-        """(R, n) counts → every metric of INTERVAL_METRICS, (R, A)."""
+    def weigh(self, weights: FloatArray) -> tuple[dict[str, FloatArray], FloatArray]:
+        """(R, n) counts → every metric of INTERVAL_METRICS, (R, A); the gaps of `calibration_interval`, (R, A, T)."""
         positive, answered, hit, squared = np.split(weights @ self.columns, 4, axis=1)
         total = np.broadcast_to(weights.sum(axis=1, keepdims=True), positive.shape)
         negative = total - positive
@@ -262,7 +238,7 @@ class _Prepared:
         accuracy = _ratio(total - positive - answered + 2 * hit, total)
         majority_accuracy = _ratio(np.maximum(positive, negative), total)
         recall = _ratio(hit, positive)
-        return {
+        metrics = {
             "prevalence": _ratio(positive, total),
             "accuracy": accuracy,
             "majority_accuracy": majority_accuracy,
@@ -271,10 +247,12 @@ class _Prepared:
             "precision": _ratio(hit, answered),
             "recall": recall,
             "f1": _ratio(2 * hit, positive + answered),
-            "average_precision": np.stack([area for area, _ in ranked], axis=1),
-            "roc_auc": np.stack([area for _, area in ranked], axis=1),
+            "average_precision": np.stack([area for area, _, _ in ranked], axis=1),
+            "roc_auc": np.stack([area for _, area, _ in ranked], axis=1),
             "brier": _ratio(squared, total),
         }
+        gaps = np.stack([residuals for _, _, residuals in ranked], axis=1) / total[:, :, None]
+        return metrics, gaps
 
 
 def _prepare(probs: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> _Prepared:
@@ -308,12 +286,27 @@ def _rank(probs: FloatArray, present: NDArray[np.bool_]) -> _Ranking:
     start, end = np.searchsorted(ranked, hits, side="left"), np.searchsorted(ranked, hits, side="right")
     positive_start, positive_end = np.searchsorted(hits, hits, side="left"), np.searchsorted(hits, hits, side="right")
     mixed = np.flatnonzero(end - start > positive_end - positive_start)
-    return _Ranking(order, positives, end, positive_end, mixed, start[mixed], positive_start[mixed])
+    bins = bin_of(probs[order])
+    bin_start = np.flatnonzero(np.diff(bins, prepend=-1))
+    return _Ranking(
+        order,
+        positives,
+        end,
+        positive_end,
+        mixed,
+        start[mixed],
+        positive_start[mixed],
+        present[order] - probs[order],
+        bins[bin_start],
+        bin_start,
+    )
 
 
-def _replicates(prepared: _Prepared, num_resamples: int, seed: int) -> dict[str, FloatArray]:
+def _replicates(prepared: _Prepared, num_resamples: int, seed: int) -> tuple[dict[str, FloatArray], FloatArray]:
+    """What `_Prepared.weigh` gives for all resamples."""
     chunks = [prepared.weigh(weights) for weights in _resample(len(prepared.probs), num_resamples, seed)]
-    return {metric: np.concatenate([chunk[metric] for chunk in chunks]) for metric in INTERVAL_METRICS}
+    metrics = {name: np.concatenate([values[name] for values, _ in chunks]) for name in INTERVAL_METRICS}
+    return metrics, np.concatenate([gaps for _, gaps in chunks])
 
 
 def _resample(num_images: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
@@ -327,9 +320,9 @@ def _resample(num_images: int, num_resamples: int, seed: int) -> Iterator[FloatA
         yield counts.reshape(rows, num_images).astype(np.float64)
 
 
-def _mean(values: FloatArray, replicates: FloatArray | None) -> Mean:
-    low, high = (np.nan, np.nan) if replicates is None else interval(nanmean(replicates)[:, None])
-    return Mean(float(nanmean(values)), float(np.squeeze(low)), float(np.squeeze(high)), int(np.isnan(values).sum()))
+def _mean(values: FloatArray, ends: tuple[float, float] | None) -> Mean:
+    low, high = ends or (np.nan, np.nan)
+    return Mean(float(nanmean(values)), low, high, int(np.isnan(values).sum()))
 
 
 def _running_sum(values: FloatArray) -> FloatArray:

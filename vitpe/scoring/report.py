@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from vitpe.scoring.metrics import NUM_BINS, Mean, Reliability, Scores, reliability
+from vitpe.scoring.metrics import Mean, Scores
 from vitpe.scoring.records import Subject, sort_order
+from vitpe.scoring.reliability import NUM_BINS, Reliability, reliability
 
 DPI = 120
 WIDTH_INCHES = 14.0
