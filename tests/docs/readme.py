@@ -22,6 +22,7 @@ from vitpe.model.vit import VisionTransformer, num_parameters
 README = REPOSITORY / "README.md"
 PROMPT = "$ "
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _PRESETS = re.compile(r"(?<=<!-- presets -->\n).*?(?=<!-- end of presets -->)", re.DOTALL)
 
 
@@ -100,7 +101,7 @@ def run_on_terminal(command: str, folder: Path) -> str:
         os.close(theirs)
         shown = b"".join(_read(ours))
     os.close(ours)
-    text = shown.decode().replace("\r\n", "\n")
+    text = _COLOUR.sub("", shown.decode().replace("\r\n", "\n"))
     assert process.returncode in (0, 141), f"{command} ended with {process.returncode}:\n{text}"
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 

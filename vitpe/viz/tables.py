@@ -47,8 +47,7 @@ NUMBER_NAMES = {
 def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> Table:
     """One line a checkpoint, at most `max_rows` of them evenly spread, and one for random embeddings.
 
-    The accuracy is that of the last scoring, as in the pictures. records: see `checkpoint_record`. Numbers that no
-    checkpoint has, such as eyes without a face, are left out.
+    records: see `checkpoint_record`. Numbers that no checkpoint has, such as eyes without a face, are left out.
     """
     keys = [key for key in NUMBER_NAMES if any(record[key] is not None for record in records)]
     by_step = all(record["step"] is not None for record in records)
@@ -63,14 +62,10 @@ def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> Tabl
     table.add_column("valid", justify="right")
     for key in keys:
         table.add_column(NUMBER_NAMES[key].header, justify="right")
-    shown = evenly(len(records), max_rows)
-    accuracy = "–"
-    for index, record in enumerate(records):
-        if record["valid_accuracy"] is not None:
-            accuracy = f"{record['valid_accuracy']:.1%}"
-        if index in shown:
-            name = f"{record['step']:,}" if by_step else record["file"]
-            table.add_row(name, accuracy, *(number_text(record[key]) if record["defined"] else "–" for key in keys))
+    for record in (records[index] for index in evenly(len(records), max_rows)):
+        accuracy = "–" if record["valid_accuracy"] is None else f"{record['valid_accuracy']:.1%}"
+        name = f"{record['step']:,}" if by_step else record["file"]
+        table.add_row(name, accuracy, *(number_text(record[key]) if record["defined"] else "–" for key in keys))
     table.add_section()
     table.add_row("random", "", *(number_text(records[0]["random"][key]) for key in keys))
     return table
