@@ -34,14 +34,15 @@ def folder(tmp_path_factory):
     """Where a reader may be: a model, drawn faces, photos with labels, and CelebA."""
     folder = tmp_path_factory.mktemp("readme")
     for command in (
-        f"vitpe train {SMALL}",
-        f"vitpe train {SMALL} --run runs/celeba",
         "vitpe draw faces",
         "vitpe draw celeba --num-train 16 --num-valid 8 --num-test 8",
+        f"vitpe train --data celeba {SMALL}",
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             assert call_vitpe(*shlex.split(command)[1:]).code == 0
+    shutil.copytree(folder / "runs", folder / "copy")
+    (folder / "copy").rename(folder / "runs" / "celeba")
     images = folder / "faces" / "img_align_celeba"
     shutil.copytree(images, folder / "photos")
     shutil.copy(images / "000001.jpg", folder / "face.jpg")
@@ -57,7 +58,8 @@ def test_commands_work(command, folder, monkeypatch):
         parse(command.replace("torchrun --nproc-per-node 4 -m ", ""))
     elif "|" in command or ">" in command:
         assert shutil.which("jq") or "jq" not in command
-        assert run_on_terminal(command, folder)
+        shown, file = run_on_terminal(command, folder), re.search(r"> (\S+)$", command)
+        assert (folder / file[1]).read_bytes() if file else shown
     else:
         monkeypatch.chdir(folder)
         arguments = shlex.split(command)[1:]
