@@ -28,8 +28,7 @@ class Workers:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over all workers in the backward pass."""
-        # Its buffers are constants: sending them around before each step would only take time.
-        return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
+        return DistributedDataParallel(model) if self.world_size > 1 else model
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of `value` over all workers."""

@@ -19,21 +19,15 @@ class TrainForward(nn.Module):
     while the weights themselves, their gradients and the optimizer's state stay float32.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float], precision: str) -> None:
         super().__init__()
         self.model = model
         self.precision = precision
-        # Per number of a patch, whose order is channel, row, column.
-        pixels = model.patch_size**2
-        for name, values in (
-            ("scale", [1 / (255 * s) for s in std]),
-            ("shift", [-m / s for m, s in zip(mean, std, strict=True)]),
-        ):
-            buffer = torch.tensor(values).repeat_interleave(pixels).to(model.pos_embed.device)
-            self.register_buffer(name, buffer, persistent=False)
+        # Per number of a patch, whose order is channel, row, column. They never change, so they are no buffers: those
+        # are sent around among workers at each step.
+        pixels, device = model.patch_size**2, model.pos_embed.device
+        self.scale = torch.tensor([1 / (255 * s) for s in std]).repeat_interleave(pixels).to(device)
+        self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat_interleave(pixels).to(device)
 
     def forward(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         """patches: uint8 (B, K, C·P·P), their numbers `keep` (B, K) or None for all. Returns float32 logits (B, A)."""
