@@ -117,8 +117,8 @@ class TrainConfig:
     epochs: float = 5.0
     steps: int | None = None
     batch_size: int = 64
-    muon_lr: float | None = 0.02
-    adamw_lr: float = 3e-3
+    muon_lr: float | None = 0.01
+    adamw_lr: float = 5e-3
     weight_decay: float = 0.1
     warmup_fraction: float = 0.05
     ema_decay: float = 0.99
@@ -178,19 +178,19 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(epochs=24, patch_keep=0.5),
     ),
     "small": Preset(
-        summary="ViT-S/16, 21.6 M parameters, for a GPU",
+        summary="ViT-S/16, 21.7 M parameters, for a GPU",
         model=ModelConfig(embed_dim=384, depth=12, num_heads=6, drop_path_rate=0.1),
-        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=1e-3, patch_keep=0.5),
+        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
     ),
     "reference": Preset(
         summary="25.7 M parameters, the size that this project started from, for a GPU",
         model=ModelConfig(embed_dim=512, depth=8, num_heads=8, drop_path_rate=0.1),
-        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=1e-3, patch_keep=0.5),
+        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
     ),
     "base": Preset(
         summary="ViT-B/16, 85.8 M parameters, for a GPU",
         model=ModelConfig(embed_dim=768, depth=12, num_heads=12, drop_path_rate=0.2),
-        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=1e-3, patch_keep=0.5),
+        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
     ),
 }
 DEFAULT_PRESET = "tiny"
