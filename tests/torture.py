@@ -76,9 +76,12 @@ class Tally:
             self.failures.append(text)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Case:
-    """A configuration, and what it leaves when nothing interrupts it, after how many seconds and write points."""
+    """A configuration, and what it leaves when nothing interrupts it, after how many write points.
+
+    seconds: that a process lives, about; it follows the machine, which may be busy now and idle later.
+    """
 
     name: str
     config: RunConfig
@@ -133,7 +136,8 @@ def kill_at_random(case: Case, folder: Path, rng: random.Random, tally: Tally) -
     while True:
         pid = start(case.config, folder, rng.choice(STATE_INTERVALS))
         number = rng.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [0.8, 0.1, 0.1])[0]
-        time.sleep(rng.uniform(0, 1.2 * case.seconds))
+        ended = ends_within(pid, rng.uniform(0, 1.5 * case.seconds))
+        case.seconds *= 0.9 if ended else 1.1  # so that about every second one is told to stop before it ends
         os.kill(pid, number)
         code = wait(pid)
         if number == signal.SIGKILL and code == -signal.SIGKILL:
@@ -183,6 +187,7 @@ def start(config: RunConfig, folder: Path, state_interval: float, prepare: Calla
     try:
         if prepare is not None:
             prepare()
+        torch.set_num_threads(1)  # torch makes its threads anew after a fork, which two threads must not do at once
         vitpe.training.loop.STATE_INTERVAL_SECONDS = state_interval
         train(config, folder, torch.device("cpu"), Recorder(), resume=True)
         code = 0
@@ -199,6 +204,16 @@ def start(config: RunConfig, folder: Path, state_interval: float, prepare: Calla
 def errors_of(folder: Path) -> Path:
     """Where a run that raises what it should not leaves its traceback."""
     return folder.with_suffix(".errors")
+
+
+def ends_within(pid: int, seconds: float) -> bool:
+    """Whether a process ends in that time; it stays to be waited for."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return True
+        time.sleep(min(left, 0.005))
+    return False
 
 
 def wait(pid: int) -> int:
