@@ -285,6 +285,15 @@ def test_differences_have_paired_intervals():
     assert not comparison.means["ece"].exceeds
 
 
+def test_means_that_are_compared_are_over_the_same_attributes():
+    labels = np.array([[1, 1], [0, 1], [1, 0], [0, 0]])
+    never = np.column_stack([[0.9, 0.2, 0.8, 0.7], [0.1, 0.2, 0.3, 0.4]])  # says "present" of the first only
+    comparison = compare(never, 1 - never, labels, names(2), num_resamples=10)
+    assert comparison.both("precision") == pytest.approx((2 / 3, 0))
+    assert comparison.means["precision"].value == pytest.approx(0 - 2 / 3)
+    assert comparison.second.means["precision"].value == pytest.approx(0.25)
+
+
 def test_pairing_makes_the_interval_of_a_difference_narrow():
     """Two models that differ on few images: their own accuracies are uncertain, the difference is not."""
     probs, labels = some_answers(num_attributes=1)

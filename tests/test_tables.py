@@ -406,6 +406,12 @@ def test_compare_table_knows_that_less_brier_is_better(comparison):
     assert [line.split()[-2:] for line in lines if line.startswith("Brier score")][-1] == ["▼", "worse"]
 
 
+def test_compare_table_says_what_is_the_same():
+    probs, labels = np.array([[0.9, 0.2], [0.3, 0.8], [0.6, 0.4]]), np.array([[1, 0], [0, 1], [0, 1]])
+    lines = shown(compare_table(compare(probs, probs, labels, ["a", "b"], num_resamples=9), SUBJECT, SUBJECT), 80)
+    assert [line.split()[-2:] for line in lines if line.startswith("ROC AUC")][-1] == ["the", "same"]
+
+
 def test_compare_table_sorts_by_difference(comparison):
     lines = shown(compare_table(comparison, SUBJECT, SUBJECT, sort="difference"), 80)
     turned = shown(compare_table(comparison, SUBJECT, SUBJECT, sort="-difference"), 80)

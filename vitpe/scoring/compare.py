@@ -53,6 +53,13 @@ class Comparison:
     num_resamples: int
     seed: int
 
+    def both(self, metric: str) -> tuple[float, float]:
+        """Both models' means over those attributes, so that their difference is the one in `means`."""
+        first, second = self.first[metric], self.second[metric]
+        shared = np.where(np.isnan(first + second), np.nan, [first, second])
+        before, after = nanmean(shared)
+        return float(before), float(after)
+
 
 def compare(
     first_probs: ArrayLike,

@@ -159,6 +159,8 @@ def eval_csv(scores: Scores, sort: str | None = None) -> str:
 def compare_json(comparison: Comparison, first: Subject, second: Subject, indent: int | None = 2) -> str:
     """One JSON object; every difference is second minus first, and "exceeds" says that its interval does not hold 0.
 
+    Means are over the attributes for which a metric is defined for both.
+
     {"schema": 1, "first": subject, "second": subject, "num_images", "num_attributes", "bootstrap", "mean": {metric:
     {"first", "second", "difference", "low", "high", "exceeds"}}, "attributes": [{"attribute", metric: {the same}}]}.
     """
@@ -171,7 +173,7 @@ def compare_json(comparison: Comparison, first: Subject, second: Subject, indent
         "num_attributes": len(before.attributes),
         "bootstrap": _bootstrap(comparison.num_resamples, comparison.seed),
         "mean": {
-            metric: {"first": before.means[metric].value, "second": after.means[metric].value}
+            metric: dict(zip(("first", "second"), comparison.both(metric), strict=True))
             | _difference(comparison.means[metric])
             for metric in METRICS
         },

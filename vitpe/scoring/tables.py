@@ -274,7 +274,7 @@ class _CompareTable:
         for a in self.order:
             values = float(first[self.metric][a]), float(second[self.metric][a])
             table.add_row(Text(first.attributes[a]), *cells(*values, difference, a))
-        totals = cells(first.means[self.metric].value, second.means[self.metric].value, mean, ())
+        totals = cells(*self.comparison.both(self.metric), mean, ())
         for column, footer in zip(table.columns[1:], totals, strict=True):
             column.footer = footer
         return table
@@ -289,7 +289,6 @@ class _CompareTable:
         return Text(f"{left}{'0'.center(width - len(left) - len(right))}{right}", style="dim not bold")
 
     def _means(self, glyphs: Glyphs) -> Table:
-        first, second = self.comparison.first.means, self.comparison.second.means
         table = ruled_table()
         table.show_footer = False
         table.add_column("mean of", no_wrap=True)
@@ -298,15 +297,17 @@ class _CompareTable:
         table.add_column("B is", no_wrap=True)
         for metric in _MEANS:
             change, shown = self.comparison.means[metric], SHOWN[metric]
+            before, after = self.comparison.both(metric)
             style, mark = self._verdict(metric, change, (), glyphs)
             if mark:
                 verdict = f"{mark} {'better' if style == _BETTER_STYLE else 'worse'}"
             else:
-                verdict = "unclear" if np.isfinite(change.low) else ""
+                same = change.low == change.high == 0
+                verdict = "the same" if same else "unclear" if np.isfinite(change.low) else ""
             table.add_row(
                 shown.name,
-                shown.text(first[metric].value, glyphs, 1),
-                shown.text(second[metric].value, glyphs, 1),
+                shown.text(before, glyphs, 1),
+                shown.text(after, glyphs, 1),
                 Text(shown.text(float(change.value), glyphs, 1, signed=True), style=style),
                 Text(interval_text(metric, float(change.low), float(change.high), signed=True), style="dim"),
                 Text(verdict, style=style or "dim"),
