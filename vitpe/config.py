@@ -170,7 +170,7 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         summary="0.9 M parameters, minutes on a laptop's CPU",
         model=ModelConfig(embed_dim=128, depth=4, num_heads=2),
-        train=TrainConfig(epochs=16, patch_keep=0.5),
+        train=TrainConfig(epochs=13, patch_keep=0.5),
     ),
     "laptop": Preset(
         summary="2.9 M parameters, less than an hour on a laptop's CPU",
