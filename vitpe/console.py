@@ -190,5 +190,5 @@ class TrainReporter:
         self.note(
             f"step {step:>6,}: valid accuracy {scores['mean_accuracy']:.4f}"
             f" (majority {scores['majority_accuracy']:.4f}), mAP {scores['mean_average_precision']:.4f}"
-            f"{', best so far' if best else ''}{'' if _moves(self._console) else f'  {self._status_text()}'}"
+            f"{', best' if best else ''}{'' if _moves(self._console) else f'  {self._status_text()}'}"
         )
