@@ -163,6 +163,18 @@ def test_first_weights_are_in_the_first_state(celeba: Path, trained_run: Path, t
     assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
 
 
+def test_resumed_from_step_0_a_run_whitens_as_an_uninterrupted_one(celeba: Path, tmp_path: Path) -> None:
+    """What whitening measures comes after the first state, and the optimizer is built on it."""
+    config = tiny_config(celeba, train__whiten=True)
+    train(config, tmp_path / "whole", CPU, Recorder())
+    stopping = Stopping()
+    stopping.step = 0
+    with pytest.raises(StoppedHereError):
+        train(config, tmp_path / "cut", CPU, stopping)
+    train(config, tmp_path / "cut", CPU, Recorder(), resume=True)
+    assert comparable(tmp_path / "cut") == comparable(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [

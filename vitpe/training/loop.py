@@ -177,7 +177,8 @@ class Trainer:
             if state.whitening:
                 self._whitening = Whitening(**state.whitening).to(self._device)
             self._check(state.optimizer, self._optimizers.expected_state() if self.step else {})
-            self._optimizers.load_state_tensors(state.optimizer)
+            if self.step:  # before the first there is no optimizer: `run` measures the whitening that it is built on
+                self._optimizers.load_state_tensors(state.optimizer)
 
     def _expected_whitening(self) -> dict[str, Tensor]:
         return Whitening.expected(self._model.patch_embed.proj.weight[0].numel()) if self._config.whiten else {}
