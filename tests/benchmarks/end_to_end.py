@@ -1,8 +1,8 @@
 """`vitpe train` against the loop that people write: DataLoader, torchvision transforms, a timm ViT, AdamW.
 
 Same JPEGs, labels, batch, model size, threads and optimizer, every patch, no average of the weights; ours in the
-precision that it chooses and in float32, the peer in float32. Each run is a process of its own. What is measured is
-images a second from the first update to the last, imports and set-up aside.
+precision that it chooses and in float32, the loop in float32 and with bfloat16 autocast. Each run is a process of its
+own. What is measured is images a second from the first update to the last, imports and set-up aside.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.measure import Row, rows
@@ -23,11 +24,16 @@ MODELS = {"ViT-Ti/16": (192, 12, 3, 32), "tiny": (128, 4, 2, 64)}
 def measure(celeba: Path, repeats: int = 3, steps: int = 40) -> list[Row]:
     found = []
     for name in MODELS:
-        rates: dict[str, list[float]] = {"vitpe": [], "vitpe, float32": [], "DataLoader + timm": []}
+        contenders = {
+            "vitpe": partial(_train_vitpe, celeba, name, steps, "auto"),
+            "vitpe, float32": partial(_train_vitpe, celeba, name, steps, "fp32"),
+            "DataLoader + timm, float32": partial(_train_peer, celeba, name, steps, "fp32"),
+            "DataLoader + timm, bf16": partial(_train_peer, celeba, name, steps, "bf16"),
+        }
+        rates: dict[str, list[float]] = {contender: [] for contender in contenders}
         for _ in range(repeats):
-            rates["vitpe"].append(_train_vitpe(celeba, name, steps, "auto"))
-            rates["vitpe, float32"].append(_train_vitpe(celeba, name, steps, "fp32"))
-            rates["DataLoader + timm"].append(_train_peer(celeba, name, steps))
+            for contender, train in contenders.items():
+                rates[contender].append(train())
         found += rows(f"end to end, {name}", "images/s", rates)
     return found
 
@@ -59,13 +65,14 @@ def _train_vitpe(celeba: Path, name: str, steps: int, precision: str) -> float:
     return len(speeds) / sum(1 / speed for speed in speeds)
 
 
-def _train_peer(celeba: Path, name: str, steps: int) -> float:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.end_to_end", str(celeba), name, str(steps)]
+def _train_peer(celeba: Path, name: str, steps: int, precision: str) -> float:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.end_to_end"]
+    command += [str(celeba), name, str(steps), precision]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout)["images_per_second"])
 
 
-def peer(celeba: Path, name: str, steps: int) -> float:
+def peer(celeba: Path, name: str, steps: int, precision: str) -> float:
     """The usual loop over unpacked JPEGs with as many workers as cores; images a second."""
     import os
 
@@ -115,7 +122,9 @@ def peer(celeba: Path, name: str, steps: int) -> float:
         for images, labels in loader:
             if began is None:
                 began = time.perf_counter()
-            loss = loss_of(model(images), labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                logits = model(images)
+            loss = loss_of(logits.float(), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -130,5 +139,6 @@ if __name__ == "__main__":
     parser.add_argument("celeba", type=Path)
     parser.add_argument("model")
     parser.add_argument("steps", type=int)
-    arguments = parser.parse_args()
-    print(json.dumps({"images_per_second": peer(arguments.celeba, arguments.model, arguments.steps)}))
+    parser.add_argument("precision", choices=("fp32", "bf16"))
+    asked = parser.parse_args()
+    print(json.dumps({"images_per_second": peer(asked.celeba, asked.model, asked.steps, asked.precision)}))
