@@ -45,26 +45,34 @@ class TrainForward(nn.Module):
 
 
 class CompiledOrNot(nn.Module):
-    """torch.compile of `forward`; when the first call cannot compile (say, no C++ compiler) it runs as it is."""
+    """torch.compile of `forward`; where that fails (say, no C++ compiler) it runs as it is."""
 
     def __init__(self, forward: nn.Module, tell: Callable[[str], None]) -> None:
         super().__init__()
         self.plain = forward
         self._compiled: Callable[..., Tensor] | None = torch.compile(forward)
+        self._tried = False
         self._tell = tell
 
     def forward(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         """As the plain module."""
-        if self._compiled is not None:
+        if self._compiled is not None and not self._tried:
+            self._tried = True
             try:
-                return self._compiled(patches, keep)
+                self._try(self._compiled, patches, keep)
             except Exception as error:
                 if "torch._dynamo" not in type(error).__module__ and "torch._inductor" not in type(error).__module__:
                     raise
                 self._compiled = None
                 self._tell(f"torch.compile failed ({' '.join(str(error).split())[:80]}); going on without it")
-        out: Tensor = self.plain(patches, keep)
+        out: Tensor = (self._compiled or self.plain)(patches, keep)
         return out
+
+    def _try(self, compiled: Callable[..., Tensor], patches: Tensor, keep: Tensor | None) -> None:
+        """Compile forward and backward, which would else fail in the middle of a step; leaves no gradient, no draw."""
+        weights = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
+        with torch.random.fork_rng([patches.device] if patches.is_cuda else []):
+            torch.autograd.grad(compiled(patches, keep).sum(), weights)
 
 
 def choose_precision(config: TrainConfig, device: torch.device) -> str:

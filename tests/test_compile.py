@@ -1,0 +1,93 @@
+"""torch.compile in training: where it fails, training goes on as if it had not been asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from tests.helpers import run_vitpe, tiny_options
+from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig
+from vitpe.model.vit import VisionTransformer
+from vitpe.training.checkpoint import read_tensors
+from vitpe.training.forward import CompiledOrNot, TrainForward
+
+SMALL = ModelConfig(img_size=(16, 24), patch_size=8, num_classes=3, embed_dim=16, depth=2, num_heads=2)
+
+
+class Failing(torch.autograd.Function):
+    """The identity, whose backward pass raises the error it was given."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, error: Exception) -> Tensor:
+        ctx.error = error
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        raise ctx.error
+
+
+def failing_backward(error: Exception) -> Callable[[nn.Module], Callable[..., Tensor]]:
+    """A torch.compile whose forward pass works, and draws a random number, and whose backward pass fails."""
+
+    def compiled(module: nn.Module) -> Callable[..., Tensor]:
+        def run(patches: Tensor, keep: Tensor | None) -> Tensor:
+            torch.rand(())
+            return Failing.apply(module(patches, keep), error)
+
+        return run
+
+    return compiled
+
+
+@pytest.fixture
+def forward() -> TrainForward:
+    torch.manual_seed(0)
+    model = VisionTransformer(SMALL)
+    nn.init.normal_(model.head.weight)
+    return TrainForward(model, CELEBA_MEAN, CELEBA_STD, "fp32")
+
+
+def gradients(module: nn.Module, patches: Tensor) -> dict[str, Tensor]:
+    module.zero_grad()
+    module(patches, None).square().sum().backward()
+    return {name.removeprefix("plain."): value.grad for name, value in module.named_parameters()}
+
+
+def test_a_backward_pass_that_does_not_compile_costs_no_step(
+    forward: TrainForward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patches = torch.randint(0, 256, (4, 6, 192), dtype=torch.uint8)
+    expected = gradients(forward, patches)
+    monkeypatch.setattr(torch, "compile", failing_backward(TorchDynamoException("no\n  compiler")))
+    notes: list[str] = []
+    tried = CompiledOrNot(forward, notes.append)
+    draws = torch.get_rng_state()
+    for _ in range(2):
+        found = gradients(tried, patches)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert notes == ["torch.compile failed (no compiler); going on without it"]
+
+
+def test_other_errors_are_not_hidden(forward: TrainForward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", failing_backward(ZeroDivisionError("ours")))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        CompiledOrNot(forward, print)(torch.zeros(4, 6, 192, dtype=torch.uint8), None)
+
+
+def test_without_a_compiler_the_run_is_the_same(celeba: Path, tmp_path: Path) -> None:
+    runs = []
+    cache = str(tmp_path / "cache")
+    for asked in ("off", "on"):
+        runs.append(tmp_path / asked)
+        options = tiny_options(celeba, train__compile=asked)
+        done = run_vitpe("train", *options, "--run", runs[-1], CXX="/nonexistent", TORCHINDUCTOR_CACHE_DIR=cache)
+        assert done.code == 0, done.stderr
+        assert ("torch.compile failed" in done.stderr) == (asked == "on")
+    off, on = (read_tensors(run / "best.safetensors") for run in runs)
+    assert off.keys() == on.keys()
+    assert all(torch.equal(off[name], on[name]) for name in off)
