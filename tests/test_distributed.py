@@ -68,9 +68,9 @@ def test_a_killed_worker_ends_the_run_which_can_be_resumed(
     assert died.code == 1
     assert "error: another worker of this run is gone\nhint: see its own message; continue with" in died.stderr
     state = load_state(run.state)
-    assert state.progress.step == 4
+    assert state.progress.step == 5
     assert len(state.loss_sums) == 2
     done = torchrun(tmp_path, "vitpe", "train", "--resume", "--device", "cpu")
     assert done.code == 0, done.stderr
-    assert "goes on after step 4 of 12" in done.stderr
+    assert "goes on after step 5 of 12" in done.stderr
     assert comparable(run.path) == comparable(together[0].path)

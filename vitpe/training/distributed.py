@@ -20,7 +20,6 @@ class Workers:
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -88,7 +87,7 @@ def joined(device: torch.device) -> Iterator[Workers]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     _groups["host"] = dist.new_group(backend="gloo")
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        yield Workers(dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:  # what torch.distributed raises for a lost connection has no narrower class
         if not any(word in str(error).lower() for word in ("connection", "gloo", "nccl", "peer", "socket")):
             raise

@@ -51,7 +51,6 @@ class TrainResult:
     folder: Path
     step: int
     scores: Mapping[str, float] | None
-    best_accuracy: float | None
 
 
 def train(
@@ -93,7 +92,7 @@ def train(
         if not trainer.finished:
             batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
             trainer.run(*batches, stop)
-    return TrainResult(run.path, trainer.step, trainer.progress.scores, trainer.progress.best_score)
+    return TrainResult(run.path, trainer.step, trainer.progress.scores)
 
 
 @contextmanager

@@ -22,11 +22,6 @@ def cosine_similarity(embeddings: NDArray[np.floating]) -> Floats:
     return similarity
 
 
-def as_maps(similarity: Floats, grid_size: tuple[int, int]) -> Floats:
-    """(N, N) → (Gh, Gw, Gh, Gw): [r, c] is the map of patch (r, c)."""
-    return similarity.reshape(*grid_size, *grid_size)
-
-
 def without_self(similarity: Floats) -> Floats:
     """A copy whose diagonal, always 1 and no news, is NaN."""
     others = similarity.copy()

@@ -45,7 +45,7 @@ NUMBER_NAMES = {
 
 
 def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> Table:
-    """One line a checkpoint, at most `max_rows` of them evenly spread, and one for random embeddings.
+    """One line a checkpoint, at most `max_rows` of them, those that were scored first, and one for random embeddings.
 
     records: see `checkpoint_record`. Numbers that no checkpoint has, such as eyes without a face, are left out.
     """
@@ -62,7 +62,7 @@ def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> Tabl
     table.add_column("valid", justify="right")
     for key in keys:
         table.add_column(NUMBER_NAMES[key].header, justify="right")
-    for record in (records[index] for index in evenly(len(records), max_rows)):
+    for record in _shown(records, max_rows):
         accuracy = "–" if record["valid_accuracy"] is None else f"{record['valid_accuracy']:.1%}"
         name = f"{record['step']:,}" if by_step else record["file"]
         table.add_row(name, accuracy, *(number_text(record[key]) if record["defined"] else "–" for key in keys))
@@ -71,9 +71,9 @@ def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> Tabl
     return table
 
 
-def meanings_table() -> Table:
-    """What each column of `numbers_table` says."""
-    table = Table.grid(padding=(0, 2))
-    for name in NUMBER_NAMES.values():
-        table.add_row(name.header, name.meaning)
-    return table
+def _shown(records: Sequence[dict[str, Any]], max_rows: int) -> list[dict[str, Any]]:
+    """The scored ones and, where there is room, others evenly spread; the first and the last among them."""
+    scored = [index for index, record in enumerate(records) if record["valid_accuracy"] is not None]
+    room = max_rows - len(scored)
+    indices = sorted({*scored, *evenly(len(records), room)}) if room >= 2 else evenly(len(records), max_rows)
+    return [records[index] for index in indices]
