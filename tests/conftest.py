@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import train_tiny, write_celeba
+from tests.in_process import Called, call_vitpe
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,3 +31,18 @@ def trained_run(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "runs"
     train_tiny(celeba, folder)
     return folder
+
+
+@pytest.fixture
+def images(celeba: Path) -> Path:
+    return celeba / "img_align_celeba"
+
+
+@pytest.fixture
+def predicted(trained_run: Path):
+    """`vitpe predict` with the tiny run's checkpoint."""
+
+    def call(*arguments: str | Path, **more) -> Called:
+        return call_vitpe("predict", "--checkpoint", trained_run, *arguments, **more)
+
+    return call
