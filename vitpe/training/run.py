@@ -255,13 +255,13 @@ def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
 
 
 def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
-    counts = f"{len(train.names):,} images to train on, {len(valid.names):,} to validate"
+    to_train, to_validate = f"{len(train.names):,}", f"{len(valid.names):,} to validate"
     if train.source == "drawn_faces":
-        reporter.note(f"data: faces drawn by vitpe, {counts}; for real ones: --data FOLDER (CelebA)")
+        reporter.note(f"data: {to_train} drawn faces to train on, {to_validate}; real: --data FOLDER")
     elif train.source == "celeba":
-        reporter.note(f"data: CelebA, {counts} (of {NUM_PUBLISHED:,} published)")
+        reporter.note(f"data: CelebA, {to_train} images to train on, {to_validate} (of {NUM_PUBLISHED:,} published)")
     else:
-        reporter.note(f"data: {counts}, {len(train.attributes)} attributes")
+        reporter.note(f"data: {to_train} images to train on, {to_validate}, {len(train.attributes)} attributes")
     for note in getattr(train, "notes", ()):
         reporter.note(note)
 
