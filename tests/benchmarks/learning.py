@@ -182,9 +182,9 @@ def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | 
         training.update(batch, recipe.rate(step, num_steps))
     minutes = (time.perf_counter() - began) / 60
     training.model.eval()
-    with torch.inference_mode():
-        chunks = Batches(valid, crop_size=IMG_SIZE, batch_size=64, device=CPU).once()
-        logits = [training.model(normalize(batch.images, CELEBA_MEAN, CELEBA_STD)) for batch in chunks]
+    chunks = Batches(valid, crop_size=IMG_SIZE, batch_size=64, device=CPU)
+    with torch.no_grad():
+        logits = [training.model(normalize(batch.images, CELEBA_MEAN, CELEBA_STD)) for batch in chunks.once()]
     means = score(sigmoid(torch.cat(logits).double().numpy()), valid.labels, valid.attributes, num_resamples=0).means
     seen = num_steps * recipe.batch_size
     return {
