@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.answers import NAMES, answers
 from tests.helpers import train_tiny, write_celeba
 from tests.in_process import Called, call_vitpe
+from vitpe.scoring.compare import Comparison, compare
+from vitpe.scoring.metrics import Scores, score
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,3 +50,18 @@ def predicted(trained_run: Path):
         return call_vitpe("predict", "--checkpoint", trained_run, *arguments, **more)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def scores() -> Scores:
+    """Of `answers`."""
+    return score(*answers(), NAMES, num_resamples=100)
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Comparison:
+    """Of `answers` with worse ones."""
+    probs, labels = answers()
+    rng = np.random.default_rng(1)
+    worse = np.clip(probs + rng.normal(0, [0, 0, 0.4, 0, 0, 0.6, 0, 0], probs.shape), 0, 1)
+    return compare(probs, worse, labels, NAMES, num_resamples=100)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.answers import NAMES, SUBJECT, answers, face
 from vitpe.errors import UsageError
-from vitpe.scoring.compare import compare
 from vitpe.scoring.metrics import METRICS, score
 from vitpe.scoring.records import (
     Prediction,
@@ -29,19 +28,6 @@ from vitpe.scoring.records import (
     sort_order,
 )
 from vitpe.scoring.tables import eval_table
-
-
-@pytest.fixture(scope="module")
-def scores():
-    return score(*answers(), NAMES, num_resamples=100)
-
-
-@pytest.fixture(scope="module")
-def comparison():
-    probs, labels = answers()
-    rng = np.random.default_rng(1)
-    worse = np.clip(probs + rng.normal(0, [0, 0, 0.4, 0, 0, 0.6, 0, 0], probs.shape), 0, 1)
-    return compare(probs, worse, labels, NAMES, num_resamples=100)
 
 
 def strict_json(text):

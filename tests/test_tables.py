@@ -26,19 +26,6 @@ from vitpe.scoring.report import report_png
 from vitpe.scoring.tables import compare_table, eval_table, weakest
 
 
-@pytest.fixture(scope="module")
-def scores():
-    return score(*answers(), NAMES, num_resamples=100)
-
-
-@pytest.fixture(scope="module")
-def comparison():
-    probs, labels = answers()
-    rng = np.random.default_rng(1)
-    worse = np.clip(probs + rng.normal(0, [0, 0, 0.4, 0, 0, 0.6, 0, 0], probs.shape), 0, 1)
-    return compare(probs, worse, labels, NAMES, num_resamples=100)
-
-
 def shown(renderable, width, encoding=None):
     """The renderable as plain lines."""
     raw = io.BytesIO()
