@@ -76,8 +76,7 @@ def preset_table() -> str:
             millions = num_parameters(VisionTransformer(preset.model)) / 1e6
         model = preset.model
         shape = f"{model.embed_dim} × {model.depth}, {model.num_heads}"
-        use = ", ".join(part for part in preset.summary.split(", ") if "parameters" not in part)
-        lines.append(f"| `{name}` | {millions:.1f} M | {shape} | {use} |")
+        lines.append(f"| `{name}` | {millions:.1f} M | {shape} | {preset.summary} |")
     return "\n".join(lines) + "\n"
 
 
