@@ -1,5 +1,6 @@
 """What several tests share: a tiny dataset, a tiny configuration, and the command line as a user sees it."""
 
+import csv
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitpe.config import DEFAULT_PRESET, RunConfig, preset, with_values
+from vitpe.config import DEFAULT_PRESET, ModelConfig, RunConfig, preset, with_values
 
 REPOSITORY = Path(__file__).parent.parent
 COLOURS = ("Red", "Green", "Blue", "Bright")
@@ -45,6 +46,10 @@ TINY_VALUES: dict[str, Any] = {
 }
 """A model of a few thousand parameters on a 2 × 3 grid, trained in well under a second; no recipe of a preset is left
 in it."""
+
+
+SMALL = ModelConfig(img_size=(16, 24), patch_size=8, num_classes=3, embed_dim=16, depth=2, num_heads=2)
+"""A model on a grid of 2 × 3, for what needs no run."""
 
 
 def write_celeba(folder: Path, num_train: int = 24, num_valid: int = 8, num_test: int = 8, seed: int = 0) -> Path:
@@ -81,6 +86,12 @@ def tiny_options(data: Path | str, **values: Any) -> list[str]:
     changes = {key.replace("__", "."): value for key, value in values.items()}
     settings = [f"--set={key}={json.dumps(value)}" for key, value in (TINY_VALUES | changes).items()]
     return ["--data", str(data), "--device", "cpu", *settings]
+
+
+def log_rows(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """The command line in this very process: as quick as a function, and what is written where is told apart."""
 
 import io
+import json
 import os
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from vitpe.__main__ import main
@@ -42,3 +44,13 @@ def call_vitpe(*arguments: str | Path, stdin: bytes = b"", **environment: str) -
     for stream in (stdout, stderr):
         stream.flush()
     return Called(code, stdout.buffer.getvalue(), stderr.buffer.getvalue().decode())
+
+
+def read_jsonl(called: Called) -> list[dict[str, Any]]:
+    """The records that `vitpe predict` wrote."""
+    return [json.loads(line) for line in called.stdout.splitlines()]
+
+
+def file_names(called: Called) -> list[str]:
+    """Of these records."""
+    return [record["file"] for record in read_jsonl(called)]

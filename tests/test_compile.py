@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from tests.helpers import run_vitpe, tiny_options
-from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig
+from tests.helpers import SMALL, run_vitpe, tiny_options
+from vitpe.config import CELEBA_MEAN, CELEBA_STD
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.checkpoint import read_tensors
 from vitpe.training.forward import CompiledOrNot, TrainForward
-
-SMALL = ModelConfig(img_size=(16, 24), patch_size=8, num_classes=3, embed_dim=16, depth=2, num_heads=2)
 
 
 class Failing(torch.autograd.Function):

@@ -1,13 +1,12 @@
 """Two workers on the CPU: what one makes, they make together; one writes; when one dies the other says so."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers import Finished, contents, run_python, tiny_options, train_tiny
+from tests.helpers import Finished, contents, log_rows, run_python, tiny_options, train_tiny
 from tests.torture import comparable
 from vitpe.training.checkpoint import read_tensors
 from vitpe.training.run_folder import TIMING_COLUMNS, RunFolder
@@ -20,11 +19,6 @@ VALUES = {"train__muon_lr": None}
 def torchrun(folder: Path, *arguments: str | Path) -> Finished:
     """Two workers in `folder`. (Before Python 3.12.8 torchrun takes a --run after -m vitpe for its own --run-path.)"""
     return run_python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", *arguments, cwd=folder)
-
-
-def rows(run: RunFolder) -> list[dict[str, str]]:
-    with run.metrics.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,7 @@ def test_two_workers_make_the_weights_of_one(
         assert ours.keys() == expected.keys()
         for name in expected:
             torch.testing.assert_close(ours[name], expected[name], rtol=0, atol=1e-5)
-    for row, expected_row in zip(rows(run), rows(alone), strict=True):
+    for row, expected_row in zip(log_rows(run.path), log_rows(alone.path), strict=True):
         for column in row.keys() - set(TIMING_COLUMNS):
             assert float(row[column] or -1) == pytest.approx(float(expected_row[column] or -1), abs=1e-5), column
 
@@ -57,7 +51,7 @@ def test_one_worker_speaks_and_writes(together: tuple[RunFolder, Finished]) -> N
     assert json.loads(done.stdout)["step"] == 12
     assert done.stderr.count("2 workers") == 1
     assert done.stderr.count("valid accuracy") == 3
-    assert [int(row["step"]) for row in rows(run)] == list(range(1, 13))
+    assert [int(row["step"]) for row in log_rows(run.path)] == list(range(1, 13))
 
 
 def test_a_killed_worker_ends_the_run_which_can_be_resumed(

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import COLOURS, REPOSITORY, run_vitpe, train_tiny
-from tests.in_process import Called, call_vitpe
+from tests.in_process import call_vitpe, file_names, read_jsonl
 from vitpe.console import PIPED_WIDTH, printable
 from vitpe.data.images import decode
 from vitpe.errors import VitpeError
@@ -46,14 +46,6 @@ class Quiet:
 @pytest.fixture
 def predictor(trained_run: Path) -> Predictor:
     return load_predictor(trained_run / "best.safetensors", CPU)
-
-
-def read_jsonl(called: Called) -> list[dict]:
-    return [json.loads(line) for line in called.stdout.splitlines()]
-
-
-def file_names(called: Called) -> list[str]:
-    return [record["file"] for record in read_jsonl(called)]
 
 
 def start(trained_run: Path, *arguments: str | Path, **more) -> "subprocess.Popen[bytes]":

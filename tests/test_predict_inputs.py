@@ -9,17 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.in_process import Called, call_vitpe
+from tests.in_process import Called, call_vitpe, file_names, read_jsonl
 from vitpe.errors import UsageError, VitpeError
 from vitpe.scoring.inputs import Asked, Input, names_from
-
-
-def read_jsonl(called: Called) -> list[dict]:
-    return [json.loads(line) for line in called.stdout.splitlines()]
-
-
-def file_names(called: Called) -> list[str]:
-    return [record["file"] for record in read_jsonl(called)]
 
 
 def test_folders_globs_and_files_in_the_order_given(predicted, images, tmp_path):

@@ -1,6 +1,5 @@
 """The training loop: it starts where it must, learns, repeats itself bit for bit, and stops when told."""
 
-import csv
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +11,15 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.helpers import (
+    SMALL,
     Recorder,
     contents,
+    log_rows,
     tiny_config,
     train_tiny,
     write_celeba,
 )
-from vitpe.config import ModelConfig, TrainConfig
+from vitpe.config import TrainConfig
 from vitpe.data.batches import Batches
 from vitpe.data.sources import open_samples
 from vitpe.errors import UsageError, VitpeError
@@ -32,12 +33,6 @@ from vitpe.training.run_folder import TIMING_COLUMNS, RunFolder
 from vitpe.training.state import load_state
 
 CPU = torch.device("cpu")
-SMALL = ModelConfig(img_size=(16, 24), patch_size=8, num_classes=3, embed_dim=16, depth=2, num_heads=2)
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def weights(run: Path, name: str = "best.safetensors") -> dict[str, torch.Tensor]:
@@ -54,7 +49,7 @@ def test_a_run_leaves_what_it_says(trained_run: Path, celeba: Path) -> None:
     assert config == replace(
         tiny_config(celeba, model__num_classes=4), train=replace(tiny_config(celeba).train, keep="all")
     )
-    log = rows(trained_run)
+    log = log_rows(trained_run)
     assert [int(row["step"]) for row in log] == list(range(1, 13))
     assert [row["step"] for row in log if row["valid_accuracy"]] == ["5", "8", "12"]
     assert [int(row["images_seen"]) for row in log] == list(range(8, 97, 8))
@@ -72,7 +67,7 @@ def test_a_run_leaves_what_it_says(trained_run: Path, celeba: Path) -> None:
 
 def test_the_first_loss_is_ln_2(trained_run: Path) -> None:
     """The head starts at zero: every probability is one half."""
-    assert float(rows(trained_run)[0]["loss"]) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(log_rows(trained_run)[0]["loss"]) == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_it_overfits_eight_images(tmp_path: Path) -> None:
@@ -93,8 +88,8 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(celeba: Path, tra
     same, first = contents(tmp_path / "same", (".lock",)), contents(trained_run, (".lock",))
     assert same.keys() == first.keys()
     assert [name for name in same if same[name] != first[name]] in ([], ["metrics.csv"])
-    stable = [{key: row[key] for key in row if key not in TIMING_COLUMNS} for row in rows(tmp_path / "same")]
-    assert stable == [{key: row[key] for key in row if key not in TIMING_COLUMNS} for row in rows(trained_run)]
+    stable = [{key: row[key] for key in row if key not in TIMING_COLUMNS} for row in log_rows(tmp_path / "same")]
+    assert stable == [{key: row[key] for key in row if key not in TIMING_COLUMNS} for row in log_rows(trained_run)]
     for step in (0, 12):
         name = f"ckpts/step-{step:07d}.safetensors"
         a, b = weights(trained_run, name), weights(tmp_path / "other", name)
@@ -258,4 +253,4 @@ def test_a_diverging_run_says_so_and_keeps_what_was_good(celeba: Path, tmp_path:
 
 def test_a_batch_larger_than_the_data_is_all_of_it(celeba: Path, tmp_path: Path) -> None:
     train_tiny(celeba, tmp_path, train__batch_size=1000, train__steps=2)
-    assert [row["images_seen"] for row in rows(tmp_path)] == ["24", "48"]
+    assert [row["images_seen"] for row in log_rows(tmp_path)] == ["24", "48"]

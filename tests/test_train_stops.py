@@ -1,6 +1,5 @@
 """What ends a run before its time is one clear message, and nothing is lost."""
 
-import csv
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import torch
 from tests.helpers import (
     Recorder,
     contents,
+    log_rows,
     run_vitpe,
     start_vitpe,
     tiny_config,
@@ -31,11 +31,6 @@ from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import load_state
 
 CPU = torch.device("cpu")
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @dataclass
@@ -66,7 +61,7 @@ def test_a_signal_finishes_the_step_and_saves(
     assert caught.value.message == f"stopped by {name} after step 6; everything is saved"
     assert caught.value.hint == "continue with: vitpe train --run x --resume"
     assert load_state(RunFolder(tmp_path).state).progress.step == 6
-    assert [row["step"] for row in rows(tmp_path)] == list("123456")
+    assert [row["step"] for row in log_rows(tmp_path)] == list("123456")
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     train_tiny(celeba, tmp_path, resume=True)
     ended, expected = contents(tmp_path, (".lock", "metrics.csv")), contents(trained_run, (".lock", "metrics.csv"))

@@ -28,6 +28,7 @@ from vitpe.data.batches import Batch, Batches
 from vitpe.data.celeba import read_celeba
 from vitpe.data.images import normalize
 from vitpe.model.vit import num_parameters
+from vitpe.scoring.evaluate import predict_split
 from vitpe.scoring.metrics import score
 from vitpe.scoring.thresholds import sigmoid
 
@@ -183,9 +184,8 @@ def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | 
     minutes = (time.perf_counter() - began) / 60
     training.model.eval()
     chunks = Batches(valid, crop_size=IMG_SIZE, batch_size=64, device=CPU)
-    with torch.no_grad():
-        logits = [training.model(normalize(batch.images, CELEBA_MEAN, CELEBA_STD)) for batch in chunks.once()]
-    means = score(sigmoid(torch.cat(logits).double().numpy()), valid.labels, valid.attributes, num_resamples=0).means
+    logits, labels = predict_split(training.model, chunks.once(), CELEBA_MEAN, CELEBA_STD)
+    means = score(sigmoid(logits), labels, valid.attributes, num_resamples=0).means
     seen = num_steps * recipe.batch_size
     return {
         "model": name if name != "timm" else f"timm, {size}",

@@ -45,7 +45,7 @@ NUMBER_NAMES = {
 
 
 def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> Table:
-    """One line a checkpoint, at most `max_rows` of them, those that were scored first, and one for random embeddings.
+    """One line a checkpoint, at most `max_rows` of them, scored ones before others, and one for random embeddings.
 
     records: see `checkpoint_record`. Numbers that no checkpoint has, such as eyes without a face, are left out.
     """
