@@ -7,7 +7,6 @@ aside.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.measure import Row, rows
+from tests.helpers import log_rows
 from vitpe.config import TrainConfig
 from vitpe.training.forward import choose_precision
 
@@ -66,8 +66,7 @@ def _train_vitpe(celeba: Path, name: str, steps: int, precision: str) -> float:
         for key, value in values.items():
             command += ["--set", f"{key}={value}"]
         subprocess.run(command, check=True, capture_output=True)
-        with (run / "metrics.csv").open() as file:
-            speeds = [float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]]
+        speeds = [float(row["images_per_second"]) for row in log_rows(run) if row["images_per_second"]]
     return len(speeds) / sum(1 / speed for speed in speeds)
 
 

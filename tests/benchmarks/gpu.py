@@ -8,7 +8,6 @@ metrics.csv, without the first quarter of the run, in which the model is compile
     python -m tests.benchmarks.gpu train …      one run on a fixed batch
 """
 
-import csv
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.measure import Row, rows
+from tests.helpers import log_rows
 from vitpe.data.batches import Batch, Batches
 
 FIXED = "the same batch again and again"
@@ -49,8 +49,7 @@ def _train(module: str, celeba: Path, device: str, preset: str, steps: int) -> f
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        with (run / "metrics.csv").open(newline="") as file:
-            log = [row for row in csv.DictReader(file) if row["images_per_second"] and int(row["step"]) > steps / 4]
+        log = [row for row in log_rows(run) if row["images_per_second"] and int(row["step"]) > steps / 4]
     return statistics.harmonic_mean([float(row["images_per_second"]) for row in log])
 
 
