@@ -29,6 +29,7 @@ TINY_VALUES: dict[str, Any] = {
     "model.num_heads": 2,
     "model.mlp_ratio": 4.0,
     "model.drop_path_rate": 0.0,
+    "model.stem_width": 0,
     "train.batch_size": 8,
     "train.steps": 12,
     "train.num_checkpoints": 4,

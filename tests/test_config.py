@@ -35,6 +35,7 @@ triple = st.tuples(finite, finite, finite)
 @st.composite
 def model_configs(draw: st.DrawFn) -> ModelConfig:
     patch_size, num_heads = draw(st.integers(1, 64)), draw(st.integers(1, 16))
+    stem_width = draw(st.integers(0, 64)) if patch_size % 8 == 0 else 0
     return ModelConfig(
         img_size=(patch_size * draw(st.integers(1, 40)), patch_size * draw(st.integers(1, 40))),
         patch_size=patch_size,
@@ -47,6 +48,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
         global_pool=draw(st.sampled_from(["token", "avg"])),
         pos_embed=draw(st.sampled_from(["learned", "sincos"])),
         drop_path_rate=draw(share),
+        stem_width=stem_width,
     )
 
 

@@ -18,7 +18,7 @@ ATTRIBUTES = ("Smiling", "Male", "No_Beard")
 THRESHOLDS = (0.5, 0.25, 0.75)
 
 
-def random_model(global_pool: str = "token") -> VisionTransformer:
+def random_model(global_pool: str = "token", stem_width: int = 0) -> VisionTransformer:
     torch.manual_seed(0)
     model = VisionTransformer(
         ModelConfig(
@@ -30,6 +30,7 @@ def random_model(global_pool: str = "token") -> VisionTransformer:
             num_classes=3,
             global_pool=global_pool,
             drop_path_rate=0.5,
+            stem_width=stem_width,
         )
     )
     for parameter in model.parameters():
@@ -41,11 +42,11 @@ def export(model: VisionTransformer, path: Path) -> None:
     export_onnx(model, path, attributes=ATTRIBUTES, mean=CELEBA_MEAN, std=CELEBA_STD, thresholds=THRESHOLDS)
 
 
-@pytest.mark.parametrize("global_pool", ["token", "avg"])
+@pytest.mark.parametrize(("global_pool", "stem_width"), [("token", 0), ("avg", 0), ("token", 8)])
 def test_onnxruntime_gives_the_models_probabilities(
-    global_pool: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    global_pool: str, stem_width: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = random_model(global_pool)
+    model = random_model(global_pool, stem_width)
     path = tmp_path / "model.onnx"
     export(model, path)
     assert capfd.readouterr().out == ""

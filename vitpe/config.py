@@ -28,7 +28,11 @@ def _require(condition: bool, message: str, hint: str) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a VisionTransformer; names are timm's, sizes are (height, width) in pixels."""
+    """The shape of a VisionTransformer; names are timm's, sizes are (height, width) in pixels.
+
+    stem_width: channels of the first layer of a convolutional stem beside the patch projection (vitpe.model.stem), of
+    which timm knows nothing; 0 for none.
+    """
 
     img_size: tuple[int, int] = (208, 176)
     patch_size: int = 16
@@ -40,6 +44,7 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     global_pool: Literal["token", "avg"] = "token"
     pos_embed: Literal["learned", "sincos"] = "learned"
+    stem_width: int = 0
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -60,6 +65,12 @@ class ModelConfig:
             self.pos_embed == "learned" or self.embed_dim % 4 == 0,
             f"embed_dim {self.embed_dim} is not a multiple of 4",
             "sine-cosine position embeddings need that",
+        )
+        _require(self.stem_width >= 0, f"stem_width is {self.stem_width}", "it must not be negative")
+        _require(
+            self.stem_width == 0 or self.patch_size % 8 == 0,
+            f"patch_size {self.patch_size} is not a multiple of 8",
+            "a convolutional stem halves the image three times; model.stem_width=0 does without",
         )
         _require(0 <= self.drop_path_rate < 1, f"drop_path_rate is {self.drop_path_rate}", "it must be in [0, 1)")
 
@@ -104,8 +115,8 @@ class TrainConfig:
     """How a model is trained. Learning rates are peaks: linear warm-up, then linear decay to zero.
 
     epochs: passes over the training split; steps, when given, takes its place.
-    muon_lr: for the blocks' weight matrices (torch.optim.Muon); None gives them to AdamW too.
-    weight_decay: of the blocks' matrices.
+    muon_lr: for the weight matrices of blocks and stem (torch.optim.Muon); None gives them to AdamW too.
+    weight_decay: of those matrices.
     ema_decay: of the averaged weights that are scored and kept; 0 keeps the raw ones.
     whiten: update the patch projection in whitened coordinates (vitpe.training.whitening).
     patch_keep: share of the patches that an image keeps in training (patch dropout, arXiv:2208.07220).
@@ -173,9 +184,9 @@ PRESETS: dict[str, Preset] = {
         train=TrainConfig(epochs=13, patch_keep=0.5),
     ),
     "laptop": Preset(
-        summary="half an hour on two CPU cores: accuracy 0.907 and mAP 0.75 from 14,000 images of CelebA",
-        model=ModelConfig(embed_dim=192, depth=6, num_heads=3),
-        train=TrainConfig(epochs=24, patch_keep=0.5),
+        summary="half an hour on two CPU cores: accuracy 0.91 and mAP 0.77 from 14,000 images of CelebA",
+        model=ModelConfig(embed_dim=192, depth=6, num_heads=3, stem_width=32),
+        train=TrainConfig(epochs=8, weight_decay=0.3, patch_keep=0.5),
     ),
     "small": Preset(
         summary="ViT-S/16, for a GPU; not measured",

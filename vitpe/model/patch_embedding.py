@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vitpe.model.stem import ConvStem
+
 
 class PatchProjection(nn.Module):
     """A linear map of each P × P patch: patches (B, N, C·P·P) → (B, N, D).
@@ -27,7 +29,8 @@ class PatchEmbedding(nn.Module):
     """(B, C, H, W) → tokens (B, 1+N, D). Token 0 is the class token, token 1 + n is patch n in row-major order.
 
     `pos_embed` (1, 1+N, D) starts at zero, so that whatever it shows later was learned; with `sincos` it is the fixed
-    two-dimensional sine-cosine embedding instead, and is saved all the same.
+    two-dimensional sine-cosine embedding instead, and is saved all the same. `stem`, where there is one, adds to the
+    projection of each patch.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class PatchEmbedding(nn.Module):
         in_chans: int,
         embed_dim: int,
         sincos: bool = False,
+        stem_width: int = 0,
     ) -> None:
         super().__init__()
         self.img_size = img_size
         self.patch_size = patch_size
         self.grid_size = (img_size[0] // patch_size, img_size[1] // patch_size)
         self.patch_embed = PatchProjection(in_chans, patch_size, embed_dim)
+        self.stem = ConvStem(self.grid_size, patch_size, in_chans, stem_width, embed_dim) if stem_width else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         num_patches = self.grid_size[0] * self.grid_size[1]
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, embed_dim), requires_grad=not sincos)
@@ -61,14 +66,28 @@ class PatchEmbedding(nn.Module):
         patches = images.reshape(b, c, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
         return patches.reshape(b, rows * columns, c * p * p)
 
+    def needed(self, patches: Tensor, keep: Tensor | None) -> Tensor:
+        """Of all patches (B, N, X) what `embed` takes to make the tokens of those in `keep`: them, but a stem's filters
+        look at all.
+        """
+        return take_patches(patches, keep) if self.stem is None else patches
+
     def embed(self, patches: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Patches (B, N, C·P·P) → tokens (B, 1+N, D); with `keep` (B, K) just those patches' numbers, and K of them
-        (patch dropout, arXiv:2208.07220).
+        """Patches (B, N, C·P·P) → tokens (B, 1+N, D); with `keep` (B, K) the tokens of just those patches, of
+        what `needed` gave (patch dropout, arXiv:2208.07220).
         """
         position = self.pos_embed[0, 1:]
-        tokens = self.patch_embed(patches) + (position if keep is None else position[keep])
+        own = patches if self.stem is None else take_patches(patches, keep)
+        tokens = self.patch_embed(own) + (position if keep is None else position[keep])
+        if self.stem is not None:
+            tokens = tokens + take_patches(self.stem(patches), keep)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
         return torch.cat([cls_token.expand(patches.shape[0], -1, -1), tokens], dim=1)
+
+
+def take_patches(patches: Tensor, keep: Tensor | None) -> Tensor:
+    """(B, N, X) → (B, K, X): the patches of the numbers `keep` (B, K), all for None."""
+    return patches if keep is None else patches[torch.arange(len(patches), device=keep.device)[:, None], keep]
 
 
 def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""VisionTransformer: images (B, C, H, W) → logits (B, A). The state dict has timm's keys."""
+"""VisionTransformer: images (B, C, H, W) → logits (B, A). The state dict has timm's keys, and a stem its own."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,12 @@ class VisionTransformer(PatchEmbedding):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(
-            config.img_size, config.patch_size, config.in_chans, config.embed_dim, sincos=config.pos_embed == "sincos"
+            config.img_size,
+            config.patch_size,
+            config.in_chans,
+            config.embed_dim,
+            sincos=config.pos_embed == "sincos",
+            stem_width=config.stem_width,
         )
         self.config = config
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
@@ -47,7 +52,7 @@ class VisionTransformer(PatchEmbedding):
         return out
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Images (B, C, H, W), or patches (B, K, C·P·P) with their numbers `keep` (B, K) → logits (B, A).
+        """Images (B, C, H, W), or the patches `needed` for those of the numbers `keep` (B, K) → logits (B, A).
 
         Where the head reads the class token alone, the last block computes that alone: the same logits for less.
         """

@@ -187,6 +187,10 @@ def _check(found: dict[str, Tensor], expected: dict[str, Tensor], config: ModelC
         raise VitpeError(
             f"the weights have {depth} blocks, the model has depth {config.depth}", hint="choose the preset that fits"
         )
+    if config.stem_width and not any(key.startswith("stem.") for key in found):
+        raise VitpeError(
+            "the weights have no convolutional stem, the model has one", hint="do without: --set model.stem_width=0"
+        )
     for key, tensor in expected.items():
         if key not in found:
             raise _missing(key, f"the model needs it, of shape {tuple(tensor.shape)}")

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitpe.data.images import center_crop, decode, fit
+from vitpe.data.images import center_crop, decode, fit, normalize
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.model.vit import VisionTransformer
@@ -43,7 +43,10 @@ Align = Callable[[Tensor, str], Tensor]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that takes pixels (see `take_pixels`), which of its attributes to list, and from where one is present."""
+    """A model, which of its attributes to list, and from where one is present.
+
+    A model without a stem takes pixels as they are: see `take_pixels`.
+    """
 
     model: VisionTransformer
     info: CheckpointInfo
@@ -60,9 +63,12 @@ class Predictor:
 
     def predict(self, names: list[str], images: list[Tensor]) -> list[Prediction]:
         """One Prediction for each uint8 (3, H, W) image of the model's size; VitpeError for a model that gives NaN."""
-        patches = pixel_patches(images, self.model.patch_size).to(self.device)
+        if self.model.stem is None:
+            inputs = pixel_patches(images, self.model.patch_size).to(self.device).float()
+        else:
+            inputs = normalize(torch.stack(images).to(self.device), self.info.mean, self.info.std)
         with self.turn, torch.inference_mode(), precision(self.device):
-            logits = self.model(patches.float()).cpu().double().numpy()
+            logits = self.model(inputs).cpu().double().numpy()
         if not np.isfinite(logits).all():
             raise VitpeError(
                 "the model's answers are not finite",
@@ -126,7 +132,8 @@ def load_predictor(
         raise UsageError(f"top {top} lists nothing", "choose 1 or more")
     torch.set_num_threads(1)
     model, info = load_checkpoint(checkpoint)
-    take_pixels(model, info.mean, info.std)
+    if model.stem is None:  # its padding with zeros would not be of the mean colour
+        take_pixels(model, info.mean, info.std)
     names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
     listed = tuple(select_attributes(info.attributes, names))
     thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)

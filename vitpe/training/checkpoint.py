@@ -168,12 +168,14 @@ def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path)
     if model.depth > len(tensors):
         raise VitpeError(f"{path}: {len(tensors)} tensors are too few for {model.depth} blocks", _DAMAGED)
     hidden = model.embed_dim * model.mlp_ratio
-    claims = {
+    claims: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, 1 + model.num_patches, model.embed_dim),
         "patch_embed.proj.weight": (model.embed_dim, model.in_chans, model.patch_size, model.patch_size),
         f"blocks.{model.depth - 1}.mlp.fc1.weight": (round(hidden) if math.isfinite(hidden) else 0, model.embed_dim),
         "head.weight": (model.num_classes, model.embed_dim),
     }
+    if model.stem_width:
+        claims["stem.conv1.weight"] = (model.stem_width, model.in_chans * 9)
     for name, shape in claims.items():
         if name not in tensors:
             raise VitpeError(f"{path}: tensor {name} is missing", _DAMAGED)

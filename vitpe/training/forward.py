@@ -9,11 +9,6 @@ from vitpe.config import TrainConfig
 from vitpe.model.vit import VisionTransformer
 
 
-def take_patches(patches: Tensor, keep: Tensor | None) -> Tensor:
-    """(B, N, X) → (B, K, X): the patches of the numbers `keep` (B, K), all for None."""
-    return patches if keep is None else patches[torch.arange(len(patches), device=keep.device)[:, None], keep]
-
-
 class TrainForward(nn.Module):
     """Normalises the patches and runs the model; `weights_dtype` bfloat16 runs it on bfloat16 copies of the weights,
     while the weights themselves, their gradients and the optimizer's state stay float32.
@@ -30,7 +25,7 @@ class TrainForward(nn.Module):
         self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat_interleave(pixels).to(device)
 
     def forward(self, patches: Tensor, keep: Tensor | None) -> Tensor:
-        """patches: uint8 (B, K, C·P·P), their numbers `keep` (B, K) or None for all. Returns float32 logits (B, A)."""
+        """patches: uint8, those `needed` for the numbers `keep` (B, K), None for all. Returns float32 logits (B, A)."""
         values = torch.addcmul(self.shift, patches.float(), self.scale)
         if self.precision == "fp32":
             logits: Tensor = self.model(values, keep)

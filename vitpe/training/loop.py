@@ -44,7 +44,6 @@ from vitpe.training.forward import (
     choose_compile,
     choose_precision,
     random_patches,
-    take_patches,
 )
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.run_folder import RunFolder
@@ -267,7 +266,7 @@ class Trainer:
         labels = batch.labels.float()
         if self._config.label_smoothing:
             labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        patches = take_patches(self._model.patchify(batch.images), batch.beside)
+        patches = self._model.needed(self._model.patchify(batch.images), batch.beside)
         loss = binary_cross_entropy_with_logits(forward(patches, batch.beside), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers.step(self._factor(self.step))
