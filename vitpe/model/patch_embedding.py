@@ -87,7 +87,7 @@ class PatchEmbedding(nn.Module):
 
 def take_patches(patches: Tensor, keep: Tensor | None) -> Tensor:
     """(B, N, X) → (B, K, X): the patches of the numbers `keep` (B, K), all for None."""
-    return patches if keep is None else patches[torch.arange(len(patches), device=keep.device)[:, None], keep]
+    return patches if keep is None else patches[torch.arange(patches.shape[0], device=keep.device)[:, None], keep]
 
 
 def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:

@@ -33,7 +33,7 @@ class ConvStem(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         (rows, columns), p, side = self.grid_size, self.patch_size, self.patch_size // STRIDE
-        b = len(patches)
+        b = patches.shape[0]
         images = patches.view(b, rows, columns, self.in_chans, p, p).permute(0, 3, 1, 4, 2, 5)
         x = images.reshape(b, self.in_chans, rows * p, columns * p).contiguous(memory_format=torch.channels_last)
         for conv in (self.conv1, self.conv2, self.conv3):
