@@ -18,6 +18,8 @@ DRAWN_FACES = "drawn_faces"
 CELEBA_MEAN = (0.5061, 0.4254, 0.3828)
 CELEBA_STD = (0.3105, 0.2903, 0.2896)
 
+STEM_STRIDE = 8  # of a stem's last features: three convolutions, each halving the sides
+
 T = TypeVar("T")
 
 
@@ -68,8 +70,8 @@ class ModelConfig:
         )
         _require(self.stem_width >= 0, f"stem_width is {self.stem_width}", "it must not be negative")
         _require(
-            self.stem_width == 0 or self.patch_size % 8 == 0,
-            f"patch_size {self.patch_size} is not a multiple of 8",
+            self.stem_width == 0 or self.patch_size % STEM_STRIDE == 0,
+            f"patch_size {self.patch_size} is not a multiple of {STEM_STRIDE}",
             "a convolutional stem halves the image three times; model.stem_width=0 does without",
         )
         _require(0 <= self.drop_path_rate < 1, f"drop_path_rate is {self.drop_path_rate}", "it must be in [0, 1)")

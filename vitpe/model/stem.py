@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, linear
 
+from vitpe.config import STEM_STRIDE
 from vitpe.model.encoder import LAYER_NORM_EPS
-
-STRIDE = 8  # of the stem's last features: three convolutions, each halving the sides
 
 
 class ConvStem(nn.Module):
@@ -28,11 +27,11 @@ class ConvStem(nn.Module):
         self.conv4 = _Convolution(4 * width, 4 * width)
         self.conv5 = _Convolution(4 * width, 4 * width)
         nn.init.zeros_(self.conv5.weight)
-        num_values = 4 * width * (patch_size // STRIDE) ** 2
+        num_values = 4 * width * (patch_size // STEM_STRIDE) ** 2
         self.proj_weight, self.proj_bias = _weight(embed_dim, num_values), nn.Parameter(torch.zeros(embed_dim))
 
     def forward(self, patches: Tensor) -> Tensor:
-        (rows, columns), p, side = self.grid_size, self.patch_size, self.patch_size // STRIDE
+        (rows, columns), p, side = self.grid_size, self.patch_size, self.patch_size // STEM_STRIDE
         b = patches.shape[0]
         images = patches.view(b, rows, columns, self.in_chans, p, p).permute(0, 3, 1, 4, 2, 5)
         x = images.reshape(b, self.in_chans, rows * p, columns * p).contiguous(memory_format=torch.channels_last)

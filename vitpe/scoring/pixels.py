@@ -1,15 +1,30 @@
-"""Decoded images → patches for a model that takes raw pixels: no pass over the image to normalise or transpose it."""
+"""Decoded images → a model's input, with as few passes over the pixels as the model allows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from vitpe.data.images import normalize
 from vitpe.model.vit import VisionTransformer
 
+ToInput = Callable[[Sequence[Tensor], torch.device], Tensor]
+"""B images (C, H, W) uint8 of the model's size → what to give the model, on the device."""
 
-def take_pixels(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Make the model take `pixel_patches` in 0..255 where it took patches of images that `normalize` made.
+
+def input_for(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> ToInput:
+    """Raw pixels for a model without a stem, which it is changed to take; normalised images for one that has a stem.
+
+    A stem pads with zeros, which are the mean colour only after `normalize`.
+    """
+    if model.stem is not None:
+        return lambda images, device: normalize(torch.stack(tuple(images)).to(device), mean, std)
+    _take_pixels(model, mean, std)
+    return lambda images, device: _pixel_patches(images, model.patch_size).to(device).float()
+
+
+def _take_pixels(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Make the model take `_pixel_patches` in 0..255 where it took patches of images that `normalize` made.
 
     The first layer is linear, so that mean and std can be part of it: W (x / 255 - mean) / std + b is
     W / (255 std) · x + (b - W mean / std). Its columns change places from channels first to channels last.
@@ -22,7 +37,7 @@ def take_pixels(model: VisionTransformer, mean: Sequence[float], std: Sequence[f
     projection.bias.data.sub_(offset)
 
 
-def pixel_patches(images: Sequence[Tensor], patch_size: int) -> Tensor:
+def _pixel_patches(images: Sequence[Tensor], patch_size: int) -> Tensor:
     """B images (C, H, W) uint8 → patches (B, N, P·P·C) uint8, row-major, each with its channels last.
 
     Decoders leave an image's channels last in memory, so this copies runs of bytes; to put them first would take half

@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitpe.data.images import center_crop, decode, fit, normalize
+from vitpe.data.images import center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.model.vit import VisionTransformer
 from vitpe.scoring.evaluate import precision
 from vitpe.scoring.inputs import Input
-from vitpe.scoring.pixels import pixel_patches, take_pixels
+from vitpe.scoring.pixels import ToInput, input_for
 from vitpe.scoring.records import Prediction, predict_record, select_attributes
 from vitpe.scoring.thresholds import sigmoid
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint
@@ -43,12 +43,10 @@ Align = Callable[[Tensor, str], Tensor]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, which of its attributes to list, and from where one is present.
-
-    A model without a stem takes pixels as they are: see `take_pixels`.
-    """
+    """A model, how images become its input, which of its attributes to list, and from where one is present."""
 
     model: VisionTransformer
+    to_input: ToInput
     info: CheckpointInfo
     listed: tuple[int, ...]
     thresholds: tuple[float, ...]
@@ -63,10 +61,7 @@ class Predictor:
 
     def predict(self, names: list[str], images: list[Tensor]) -> list[Prediction]:
         """One Prediction for each uint8 (3, H, W) image of the model's size; VitpeError for a model that gives NaN."""
-        if self.model.stem is None:
-            inputs = pixel_patches(images, self.model.patch_size).to(self.device).float()
-        else:
-            inputs = normalize(torch.stack(images).to(self.device), self.info.mean, self.info.std)
+        inputs = self.to_input(images, self.device)
         with self.turn, torch.inference_mode(), precision(self.device):
             logits = self.model(inputs).cpu().double().numpy()
         if not np.isfinite(logits).all():
@@ -132,13 +127,12 @@ def load_predictor(
         raise UsageError(f"top {top} lists nothing", "choose 1 or more")
     torch.set_num_threads(1)
     model, info = load_checkpoint(checkpoint)
-    if model.stem is None:  # its padding with zeros would not be of the mean colour
-        take_pixels(model, info.mean, info.std)
+    to_input = input_for(model, info.mean, info.std)
     names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
     listed = tuple(select_attributes(info.attributes, names))
     thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
     turn = nullcontext() if device.type == "cpu" else threading.Lock()  # a GPU takes one batch after the other
-    return Predictor(model.to(device), info, listed, thresholds, device, top, turn)
+    return Predictor(model.to(device), to_input, info, listed, thresholds, device, top, turn)
 
 
 def predict_files(

@@ -1,4 +1,4 @@
-"""A checkpoint: one safetensors file with timm's keys, and in its metadata all that using the model needs.
+"""A checkpoint: one safetensors file. Its keys are timm's and a stem's own; its metadata has all that using it needs.
 
 No pickle is read or written. A history file is a checkpoint that holds only what the pictures of position embeddings
 need (`pos_embed` and the patch projection).

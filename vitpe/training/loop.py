@@ -38,13 +38,7 @@ from vitpe.training.checkpoint import (
     save_checkpoint,
 )
 from vitpe.training.distributed import Workers
-from vitpe.training.forward import (
-    CompiledOrNot,
-    TrainForward,
-    choose_compile,
-    choose_precision,
-    random_patches,
-)
+from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Progress, TrainState, save_state

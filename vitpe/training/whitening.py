@@ -3,7 +3,7 @@
 Neighbouring pixels are nearly equal: brightness alone varies ten thousand times as much as fine detail, so a gradient
 step that is right for the one is far too small for the other (LeCun et al. 1998, "Efficient BackProp", section 4.3).
 The model and its weights stay as they are; only the update is computed in whitened coordinates and carried back. What
-it is worth, and what else was tried, stands in the README under Results.
+it is worth, and what else was tried, stands in vitpe/presets.md.
 """
 
 from collections.abc import Iterable
