@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.helpers import COLOURS, REPOSITORY, run_vitpe, train_tiny
 from tests.in_process import call_vitpe, file_names, read_jsonl
-from vitpe.console import PIPED_WIDTH, printable
+from vitpe.console import PIPED_WIDTH
 from vitpe.data.images import decode
 from vitpe.errors import VitpeError
 from vitpe.scoring import predict
@@ -346,11 +346,6 @@ def test_as_users_run_it(trained_run, images):
 
 
 # Parts
-
-
-def test_printable_leaves_text_and_escapes_the_rest():
-    assert printable("été ☃ [bold].jpg") == "été ☃ [bold].jpg"
-    assert printable("a\nb\x1b[31m\udcff\u202e") == r"a\nb\x1b[31m\xff\u202e"
 
 
 def test_expand_never_fails_on_a_name(tmp_path):

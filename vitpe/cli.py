@@ -7,7 +7,6 @@ that of the help, where `rich_help_panel` begins a section.
 import json
 import os
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -287,8 +286,8 @@ def predict(
         predictions = failures.watch(found)
         if kind == "table":
             for prediction in predictions:
-                shown = replace(prediction, file=console.printable(prediction.file))
-                console.show_table(predict_table(shown) if asked.is_one_image else predict_summary(shown))
+                show = predict_table if asked.is_one_image else predict_summary
+                console.show_table(show(prediction))
         else:
             for text in records.prediction_lines(kind, predictions, predictor.attributes):
                 console.write_result(text)
@@ -354,10 +353,10 @@ def viz_pe(
     if kind == "table":
         console.show_table(numbers_table(result.records))
     elif kind == "json":
-        print(json.dumps(result.records, indent=2))
+        console.write_result(json.dumps(result.records, indent=2) + "\n")
     else:
         for record in result.records:
-            print(json.dumps(record))
+            console.write_result(json.dumps(record) + "\n")
 
 
 @app.command(cls=Command, epilog="vitpe draw faces\nvitpe draw celeba --num-train 4096 --num-valid 1024 --zip")

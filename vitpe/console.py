@@ -4,43 +4,57 @@ import io
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NoReturn
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
 from vitpe.errors import VitpeError
+from vitpe.text import printable, printable_lines
 
 PIPED_WIDTH = 100
 """Of a table that goes into a pipe or a file, whose width nobody knows."""
 
 
+class SafeConsole(Console):
+    """A console that obeys no text: nothing in a name is markup, and what could control a terminal is shown escaped.
+
+    Names in cells of tables are best given as str, which are escaped before a column's width is reckoned, or as what
+    `printable` made of them; anything else is escaped when it is written.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text as it stands, on one line."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, without control characters in any text."""
+        for segment in super().render(renderable, options):
+            safe = segment.control or segment.text.isprintable() or segment.text == "\n"
+            yield segment if safe else Segment(printable_lines(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise the BrokenPipeError that is being handled; rich would exit with code 1."""
+        raise
+
+
 def stderr_console() -> Console:
     """A console on stderr; away from a terminal it neither wraps, nor colours, nor draws bars."""
     if sys.stderr.isatty():
-        return Console(stderr=True, highlight=False)
-    return Console(stderr=True, highlight=False, force_terminal=False, color_system=None, width=10_000)
+        return SafeConsole(stderr=True)
+    return SafeConsole(stderr=True, force_terminal=False, color_system=None, width=10_000)
 
 
 def _moves(console: Console) -> bool:
     """Whether bars can move there: on a terminal that can write over what it has written."""
     return console.is_terminal and not console.is_dumb_terminal
-
-
-def printable(text: str) -> str:
-    r"""`text` on one line and without control of the terminal: what cannot be printed is written as \n, \x1b, \xff."""
-    return text if text.isprintable() else "".join(map(_printable_letter, text))
-
-
-def _printable_letter(letter: str) -> str:
-    if letter.isprintable():
-        return letter
-    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is no text, see os.fsdecode
-        return f"\\x{ord(letter) - 0xDC00:02x}"
-    return letter.encode("unicode_escape").decode()
 
 
 def _print_line(console: Console, text: str, style: str = "", head: int = 0) -> None:
@@ -68,33 +82,30 @@ def show_note(text: str) -> None:
     _print_line(stderr_console(), printable(text), "dim")
 
 
-class _Stdout(Console):
-    def on_broken_pipe(self) -> NoReturn:
-        """Raise the BrokenPipeError that is being handled; rich would exit with code 1."""
-        raise
-
-
 def show_table(table: RenderableType) -> None:
     """A result for people, on stdout; the same text in every pipe, whatever the terminal and its settings."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdout.isatty():
-        console = _Stdout(highlight=False)
+        console = SafeConsole()
     else:
-        console = _Stdout(highlight=False, force_terminal=False, color_system=None, width=PIPED_WIDTH)
+        console = SafeConsole(force_terminal=False, color_system=None, width=PIPED_WIDTH)
     console.print(table, crop=False)  # a long name of a file stays whole
 
 
 def show_summary(values: dict[str, Any], lines: list[str]) -> None:
     """A short result: `lines` on a terminal, `values` as JSON on one line in a pipe."""
-    print("\n".join(lines) if sys.stdout.isatty() else json.dumps(values))
+    write_result("\n".join(map(printable, lines) if sys.stdout.isatty() else [json.dumps(values)]) + "\n")
 
 
 def write_result(text: str) -> None:
-    """A result for programs, at once: UTF-8 whatever the locale; names that are no text byte by byte as they were."""
+    """A result for programs, at once: UTF-8 whatever the locale; names that are no text byte by byte as they were.
+
+    On a terminal, where no program reads it, without what could control that.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    sys.stdout.write(text)
+    sys.stdout.write(printable_lines(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from vitpe.scoring.bars import glyphs_for, thin_bar
 from vitpe.scoring.records import Prediction
 from vitpe.scoring.shown import MAX_NAME, Flow
+from vitpe.text import printable
 
 _PRESENT_STYLE, _ABSENT_STYLE, _ERROR_STYLE = "cyan", "dim", "red"
 _PERCENT_WIDTH, _GAP, _BETWEEN = 4, 1, 4
@@ -36,11 +37,12 @@ def predict_summary(prediction: Prediction) -> RenderableType:
 
 def _file_line(prediction: Prediction, more: str = "") -> Text:
     """The file's name in one piece, however long: it may be copied, or searched for."""
-    return Text.assemble((prediction.file, "bold"), (more, "dim"), no_wrap=True, overflow="ignore")
+    return Text.assemble((printable(prediction.file), "bold"), (more, "dim"), no_wrap=True, overflow="ignore")
 
 
 def _error(prediction: Prediction) -> RenderableType:
-    return Group(_file_line(prediction), Padding(Text(prediction.error or "", style=_ERROR_STYLE), (0, 0, 0, 2)))
+    error = printable(prediction.error or "")
+    return Group(_file_line(prediction), Padding(Text(error, style=_ERROR_STYLE), (0, 0, 0, 2)))
 
 
 def _percent(prob: float) -> str:
@@ -60,7 +62,7 @@ class _PredictionSummary:
         glyphs = glyphs_for(options)
         yield _file_line(self.prediction)
         probs = self.prediction.probs
-        items = tuple(f"{name} {_percent(probs[name])}" for name in self.prediction.present)
+        items = tuple(f"{printable(name)} {_percent(probs[name])}" for name in self.prediction.present)
         yield Padding(Flow(items or (glyphs.dash,), f" {glyphs.dot} "), (0, 0, 0, 2))
 
 
@@ -77,7 +79,7 @@ class _PredictionTable:
     def _columns(self, options: ConsoleOptions) -> Table:
         probs, present = self.prediction.probs, set(self.prediction.present)
         names = sorted(probs, key=lambda name: (name not in present, -probs[name]))
-        name_width = min(max(map(cell_len, names)), MAX_NAME)
+        name_width = min(max(cell_len(printable(name)) for name in names), MAX_NAME)
         fixed = name_width + 2 * _GAP + _PERCENT_WIDTH
         fits_two = options.max_width >= 2 * (fixed + _MIN_BAR) + _BETWEEN
         num_columns = 2 if fits_two and len(names) > _FEW else 1
@@ -99,7 +101,7 @@ class _PredictionTable:
                 style = _PRESENT_STYLE if name in present else _ABSENT_STYLE
                 cells += [Text()] if cells else []
                 cells += [
-                    Text(name, style="bold" if name in present else _ABSENT_STYLE),
+                    Text(printable(name), style="bold" if name in present else _ABSENT_STYLE),
                     Text(thin_bar(probs[name], bar_width, glyphs), style=style),
                     Text(_percent(probs[name]), style="bold" if name in present else _ABSENT_STYLE),
                 ]

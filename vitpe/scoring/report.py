@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from vitpe.scoring.metrics import Mean, Scores
 from vitpe.scoring.records import Subject, sort_order
 from vitpe.scoring.reliability import NUM_BINS, Reliability, reliability
+from vitpe.text import printable
 
 DPI = 120
 WIDTH_INCHES = 14.0
@@ -58,7 +59,11 @@ def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, subject: Sub
 def _title(figure: Figure, scores: Scores, subject: Subject, height: float) -> None:
     def line(text: str, inches: float, size: float, color: str, weight: str = "normal") -> None:
         figure.text(
-            0.35 / WIDTH_INCHES, 1 - inches / height, text, size=size, color=color, weight=weight, parse_math=False
+            *(0.35 / WIDTH_INCHES, 1 - inches / height, printable(text)),
+            size=size,
+            color=color,
+            weight=weight,
+            parse_math=False,
         )
 
     means = scores.means
@@ -90,6 +95,7 @@ def _percent(mean: Mean) -> str:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vitpe.scoring.bars import UNICODE, Glyphs
 from vitpe.scoring.records import Subject
+from vitpe.text import printable
 
 MAX_NAME = 28
 
@@ -61,7 +62,8 @@ def subject_lines(subject: Subject, num_images: int, glyphs: Glyphs) -> Text:
     if subject.calibration is not None:
         parts.append(f"calibration {subject.calibration}")
     step = "" if subject.step is None else f"  step {subject.step:,}"
-    return Text.assemble((subject.checkpoint, "bold"), (step, "dim"), "\n", (f" {glyphs.dot} ".join(parts), "dim"))
+    how = printable(f" {glyphs.dot} ".join(parts))
+    return Text.assemble((printable(subject.checkpoint), "bold"), (step, "dim"), "\n", (how, "dim"))
 
 
 def interval_text(metric: str, low: float, high: float, signed: bool | None = None) -> str:

@@ -5,7 +5,7 @@ Nothing is printed here. Numbers are per cent, Brier score and calibration error
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.cells import cell_len
@@ -18,6 +18,7 @@ from vitpe.scoring.compare import Comparison, Difference
 from vitpe.scoring.metrics import LEVEL, LOWER_IS_BETTER, METRICS, Scores
 from vitpe.scoring.records import Subject, sort_key, sort_order
 from vitpe.scoring.shown import SHOWN, Flow, column_width, interval_text, ruled_table, subject_lines
+from vitpe.text import printable
 
 DEFAULT_METRIC = "accuracy"
 
@@ -49,7 +50,12 @@ def eval_table(scores: Scores, subject: Subject, sort: str | None = None) -> Ren
 
     sort: as in `records.sort_order`, whose UsageError is raised here and not when the table is drawn.
     """
-    return _EvalTable(scores, subject, sort_order(scores, sort), sort_key(sort))
+    return _EvalTable(_named(scores), subject, sort_order(scores, sort), sort_key(sort))
+
+
+def _named(scores: Scores) -> Scores:
+    """With names that can be shown."""
+    return replace(scores, attributes=tuple(map(printable, scores.attributes)))
 
 
 def weakest(scores: Scores, metric: str) -> list[int]:
@@ -210,6 +216,7 @@ def compare_table(
         order = [int(a) for a in np.argsort(losses, kind="stable")]
     else:
         order = sort_order(comparison.second, sort)
+    comparison = replace(comparison, first=_named(comparison.first), second=_named(comparison.second))
     return _CompareTable(comparison, first, second, shown, order)
 
 

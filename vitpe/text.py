@@ -1,0 +1,23 @@
+"""Names and messages from anywhere, made safe to show."""
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line; what controls a terminal or cannot be seen is written as \n, \x1b, \u202e, \xff.
+
+    Not printable are control characters (C0 and C1), separators of lines and paragraphs, all spaces but " ", what turns
+    the direction of writing, what has no width, and bytes of a file's name that are no text.
+    """
+    return text if text.isprintable() else "".join(map(_printable_letter, text))
+
+
+def _printable_letter(letter: str) -> str:
+    if letter.isprintable():
+        return letter
+    if "\udc80" <= letter <= "\udcff":  # a byte of a file's name that is no text, see os.fsdecode
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode()
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of many lines, which stay lines."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
