@@ -1,12 +1,16 @@
-"""Files that are either whole or not there: every write goes to a temporary name beside the target and is renamed."""
+"""Files: writing that leaves a whole file or none, and reading that neither waits for ever nor fills the memory."""
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from vitpe.errors import VitpeError
 
 TEMPORARY_SUFFIX = ".partial"
+_READ_BYTES = 1 << 16
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
@@ -30,6 +34,58 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
             f"cannot write {path}: {error.strerror or error}",
             hint="free some space, check the folder's permissions, or choose another folder",
         ) from error
+
+
+def read_bounded(path: str | Path, limit: int, *, streams: bool = False) -> bytes:
+    """All of a file that has at most `limit` bytes; of a larger one nothing, or little more than that, is read.
+
+    Pipes and devices, which may never end or never begin, are read with `streams` alone; a pipe's writer is waited for.
+    Raises VitpeError, whose message is the reason and does not name the file.
+    """
+    try:
+        with open_to_read(path, streams=streams) as file:
+            return read_stream(file, limit)
+    except OSError as error:
+        raise VitpeError(error.strerror or str(error)) from error
+
+
+def read_stream(file: BinaryIO, limit: int) -> bytes:
+    """What is left of an unbuffered stream, when that is at most `limit` bytes; VitpeError as in `read_bounded`."""
+    status = os.fstat(file.fileno())
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    _check_count(size, limit)
+    parts, count = [], 0
+    # One byte more than there should be, so that a file comes in one piece; the kernel's own files declare no size.
+    while part := file.read(min(size + 1 if size else _READ_BYTES, limit + 1 - count)):
+        parts.append(part)
+        count += len(part)
+        _check_count(count, limit)
+    if part is None:
+        raise VitpeError("to read it would be to wait: it is no plain file")
+    return b"".join(parts)
+
+
+def open_to_read(path: str | Path, *, streams: bool = False) -> BinaryIO:
+    """A file opened without a buffer, and so that no read of it waits. Raises as `read_bounded` does, and OSError."""
+    if "\0" in str(path):
+        raise VitpeError("no file has a NUL in its name")
+    waits = streams and not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a Path would take time for nothing
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not streams and not stat.S_ISREG(mode):
+            raise VitpeError(f"it is a {'pipe' if stat.S_ISFIFO(mode) else 'device'}, not a file")
+        return open(descriptor, "rb", buffering=0)  # noqa: PTH123
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_count(count: int, limit: int) -> None:
+    if count > limit:
+        raise VitpeError(f"{count:,} bytes is over the limit of {limit // 1_000_000} MB")
 
 
 def make_folder(path: Path) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vitpe.data import images
 from vitpe.data.images import ImageError, check_num_bytes, decode, fit
 from vitpe.errors import VitpeError
+from vitpe.files import read_bounded
 
 Progress = Callable[[int, int], None]
 """Called with how many are done, and of how many."""
@@ -25,12 +27,9 @@ class FolderFiles:
         """The file's bytes; VitpeError naming it when it cannot be read."""
         path = self.path / name
         try:
-            check_num_bytes(path.stat().st_size)
-            return path.read_bytes()
-        except OSError as error:
-            raise VitpeError(f"cannot read {path}: {error.strerror}", "was it moved or removed?") from error
-        except ImageError as error:
-            raise VitpeError(f"{path}: {error.message}", "replace it, or remove it") from error
+            return read_bounded(path, images.MAX_BYTES)
+        except VitpeError as error:
+            raise VitpeError(f"cannot read {path}: {error.message}", "put an image there, or remove it") from error
 
     def size(self, name: str) -> int:
         """Bytes on disk; 0 when it is gone, which `read` will tell."""

@@ -3,13 +3,13 @@
 import glob
 import io
 import os
-import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from vitpe.errors import UsageError, VitpeError
+from vitpe.files import read_bounded, read_stream
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 STDIN: Final = "-"
@@ -116,8 +116,10 @@ def names_from(stream: BinaryIO, separator: bytes) -> Iterator[str]:
 
 def _image_from(stream: BinaryIO) -> Input:
     """The image whose bytes `stream` holds, all of it."""
+    from vitpe.data.images import MAX_BYTES
+
     try:
-        return Input(STDIN, _read_bounded(stream))
+        return Input(STDIN, read_stream(stream, MAX_BYTES))
     except VitpeError as error:
         return Input(STDIN, error=error.message)
 
@@ -150,29 +152,6 @@ def _images_below(folder: str) -> Iterator[Input]:
 
 
 def _read_file(name: str) -> bytes:
-    from vitpe.data.images import check_num_bytes  # imports torch, which wrong usage need not wait for
+    from vitpe.data.images import MAX_BYTES  # imports torch, which wrong usage need not wait for
 
-    if "\0" in name:
-        raise VitpeError("no file has a NUL in its name")
-    try:
-        with open(name, "rb", buffering=0) as file:  # noqa: PTH123 - a Path would take time for nothing
-            status = os.fstat(file.fileno())
-            check_num_bytes(status.st_size)
-            if stat.S_ISREG(status.st_mode):
-                return file.readall()
-            return _read_bounded(file)
-    except OSError as error:
-        raise VitpeError(error.strerror or str(error)) from error
-
-
-def _read_bounded(stream: BinaryIO) -> bytes:
-    """All of a stream that may never end; VitpeError once it is more than any image."""
-    from vitpe.data.images import check_num_bytes
-
-    parts: list[bytes] = []
-    count = 0
-    while part := stream.read(_READ_BYTES):
-        parts.append(part)
-        count += len(part)
-        check_num_bytes(count)
-    return b"".join(parts)
+    return read_bounded(name, MAX_BYTES, streams=True)
