@@ -12,7 +12,6 @@ import typer
 from vitpe.cli import app
 from vitpe.errors import UsageError, VitpeError
 
-
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """Of an open file, which has no name here: stdout."""
 
@@ -53,7 +52,7 @@ class _Notes(io.TextIOWrapper):
     """
 
     def __init__(self, stderr: TextIO) -> None:
-        file = open(stderr.fileno(), "wb", buffering=0, closefd=False)  # noqa: PTH123, SIM115 - it stays open
+        file = open(stderr.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 - it stays open
         super().__init__(file, encoding=stderr.encoding, errors=stderr.errors, write_through=True)
 
     def write(self, text: str) -> int:
