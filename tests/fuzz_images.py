@@ -117,6 +117,11 @@ def _truncate(data: bytearray, rng: np.random.Generator, _other: bytes) -> bytea
     return data[: int(rng.integers(len(data) + 1))]
 
 
+def _cut_but_end(data: bytearray, rng: np.random.Generator, _other: bytes) -> bytearray:
+    """A JPEG's last part missing, but for the marker that ends it."""
+    return data[: int(rng.integers(len(data) + 1))] + b"\xff\xd9"
+
+
 def _flip_bits(data: bytearray, rng: np.random.Generator, _other: bytes) -> bytearray:
     for at in rng.integers(0, max(len(data), 1), int(rng.integers(1, 17))) if data else ():
         data[at] ^= 1 << int(rng.integers(8))
@@ -182,6 +187,7 @@ def _splice(data: bytearray, rng: np.random.Generator, other: bytes) -> bytearra
 
 _CHANGES: tuple[Callable[[bytearray, np.random.Generator, bytes], bytearray], ...] = (
     _truncate,
+    _cut_but_end,
     _flip_bits,
     _flip_bits,
     _flip_header_bits,

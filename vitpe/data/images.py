@@ -7,7 +7,7 @@ every JPEG that is unusual or damaged. Both give the same pixels.
 import io
 import struct
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final, cast
 
 import numpy as np
@@ -17,7 +17,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vitpe.errors import VitpeError
+from vitpe.data import jpeg
+from vitpe.data.jpeg import ImageError as ImageError
 
 MAX_PIXELS: Final = 50_000_000
 """A larger declared size is refused before decoding."""
@@ -30,19 +31,15 @@ _MAX_VISITS: Final = 12 * MAX_PIXELS
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _BAND_PIXELS: Final = 1 << 22
 
-_START_OF_SCAN: Final = 0xDA
+_SCAN_MARKER: Final = b"\xff\xda"
 _MIN_SCAN_BYTES: Final = 10
-_START_OF_FRAME: Final = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-_PLAIN_SEGMENTS: Final = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}) - {0xE1}  # E1 is EXIF or XMP
+_START_OF_FRAME: Final = (0xC0, 0xC1)  # baseline, extended
+_PLAIN_SEGMENTS: Final = frozenset({0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0)}) - {0xE1, 0xE2}  # EXIF or XMP, ICC profiles
 _RGB: Final = 3  # torchvision.io.ImageReadMode.RGB
 
 _TRANSPOSED: Final = frozenset({5, 6, 7, 8})
 _FLIPPED: Final = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}
 """EXIF orientation → axes to mirror after transposing."""
-
-
-class ImageError(VitpeError):
-    """Bytes that are no image we can read; the message says why and does not name the file."""
 
 
 def decode(data: bytes) -> Tensor:
@@ -54,12 +51,14 @@ def decode(data: bytes) -> Tensor:
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     check_num_bytes(len(data))
-    size = _plain_jpeg_size(data)
+    size = _plain_jpeg_size(data[: data.find(_SCAN_MARKER) + 5])
     if size is not None:
         _check_size(*size)
         _check_scans(data, *size)
         image = _decode_jpeg(data)
         if image is not None:
+            if jpeg.is_doubtful(data, image.numpy()):
+                jpeg.check_whole(data, image.numpy(), doubtful=True)
             return image
     try:
         return _decode_with_pillow(data, try_torchvision=size is None)
@@ -105,28 +104,31 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return out
 
 
-def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that a JPEG's header declares; None for other formats and all but the plainest JPEGs.
+@lru_cache(maxsize=64)  # the headers of a dataset's images are equal, mostly
+def _plain_jpeg_size(header: bytes) -> tuple[int, int] | None:
+    """(height, width) that a JPEG declares; None for other formats and all but the plainest JPEGs.
 
-    Plain is 8 bits, grey or three channels, and neither EXIF nor XMP. Pillow's parser knows the rest and takes 20 µs,
+    header: the file up to the number of components in its first scan. Plain is 8 bits, grey or three channels, all in
+    one scan without restart markers, and no EXIF, XMP or colour profile. Pillow's parser knows the rest and takes 20 µs,
     which would be a tenth of the time for one of CelebA's images.
     """
     size: tuple[int, int] | None = None
+    channels = 0
     at = 2
-    if data[:2] != b"\xff\xd8":
+    if header[:2] != b"\xff\xd8":
         return None
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == _START_OF_SCAN:
-            return size
-        if marker in _START_OF_FRAME:
-            precision, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+    while at + 5 <= len(header) and header[at] == 0xFF:
+        marker = header[at + 1]
+        if marker == _SCAN_MARKER[1]:
+            return size if header[at + 4] == channels else None
+        if marker in _START_OF_FRAME and at + 10 <= len(header):
+            precision, height, width, channels = struct.unpack_from(">BHHB", header, at + 4)
             if size is not None or precision != 8 or channels not in (1, 3):
                 return None
             size = (height, width)
         elif marker not in _PLAIN_SEGMENTS:
             return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        at += 2 + int.from_bytes(header[at + 2 : at + 4])
     return None
 
 
@@ -164,17 +166,28 @@ def _decode_with_pillow(data: bytes, try_torchvision: bool) -> Tensor:
     """Pillow reads the header and, unless torchvision can take them, the pixels."""
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(image.height, image.width, _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
-        pixels = None
-        if image.format in ("JPEG", "MPO"):
+        if image.format in jpeg.FORMATS:
             _check_scans(data, image.height, image.width)
-            if try_torchvision and image.mode in ("L", "RGB"):
-                pixels = _decode_jpeg(data)
-        if pixels is None:
+            pixels = _jpeg_pixels(image, data, try_torchvision)
+        else:
             pixels = _pixels(image)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in _TRANSPOSED:
         pixels = pixels.mT
     return pixels.flip(_FLIPPED[orientation]) if orientation in _FLIPPED else pixels
+
+
+def _jpeg_pixels(image: Image.Image, data: bytes, try_torchvision: bool) -> Tensor:
+    found = jpeg.read_structure(data)
+    simple = image.mode in ("L", "RGB") and found is not None and found.is_in_one_scan
+    pixels = _decode_jpeg(data) if try_torchvision and simple else None
+    if pixels is None:
+        try:
+            pixels = _pixels(image)
+        except OSError as error:
+            raise jpeg.missing_part(data) or error from error
+    jpeg.check_whole(data, pixels.numpy(), doubtful=not simple or jpeg.is_doubtful(data, pixels.numpy()))
+    return pixels
 
 
 def _pixels(image: Image.Image) -> Tensor:
@@ -214,7 +227,7 @@ def _check_scans(data: bytes, height: int, width: int) -> None:
     if len(data) // _MIN_SCAN_BYTES * height * width <= _MAX_VISITS:
         return
     # Within a scan 0xFF is always escaped, so that this counts the scans, and at most a thumbnail's beside them.
-    num_scans = data.count(bytes((0xFF, _START_OF_SCAN)))
+    num_scans = data.count(_SCAN_MARKER)
     if num_scans * height * width > _MAX_VISITS:
         raise ImageError(f"{num_scans} scans of {width}x{height} pixels would take too long to decode")
 
