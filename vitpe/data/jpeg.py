@@ -192,10 +192,8 @@ def _check_complete(found: Structure) -> None:
                 missing[name, k] = missing.get((name, k), False) and scan.bit > 0
     count = sum(missing.values())
     if count:
-        raise ImageError(
-            f"the JPEG is cut short: it ends after {len(found.scans)} scans, with {count} of {len(missing)} coefficients"
-            " incomplete"
-        )
+        parts = f"{count} of {len(missing)} coefficients incomplete"
+        raise ImageError(f"the JPEG is cut short: it ends after {len(found.scans)} scans, with {parts}")
 
 
 def _check_scans(data: bytes, found: Structure, pixels: NDArray[np.uint8]) -> None:
