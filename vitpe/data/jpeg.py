@@ -262,7 +262,7 @@ def read_structure(data: bytes) -> Structure | None:
             break
     if data[at : at + 2] == END:
         found.end = at
-    names = {component.name for component in found.components}
-    if not found.scans or not names or not all(names.issuperset(scan.components) for scan in found.scans):
+    known = {component.name for component in found.components}
+    if not found.scans or not known or not all(known.issuperset(scan.components) for scan in found.scans):
         return None
     return found if all(component.across and component.down for component in found.components) else None
