@@ -95,7 +95,7 @@ class Bench:
         self.readers: dict[str, Callable[[Path], object]] = {
             "load_checkpoint": load_checkpoint,
             "read_info": read_info,
-            "init": lambda path: initialize(VisionTransformer(config.model), path, Recorder()),
+            "init": lambda path: initialize(VisionTransformer(config.model), path, COLOURS, Recorder()),
             "load_state": lambda path: self._trainer.restore(load_state(path)),
             "viz": _numbers_of,
         }

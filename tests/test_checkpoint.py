@@ -167,7 +167,7 @@ def test_files_that_are_no_checkpoint_of_ours(tmp_path: Path, path: Path) -> Non
     with pytest.raises(VitpeError, match="was not written by vitpe") as caught:
         load_checkpoint(foreign)
     assert "--init" in caught.value.hint
-    assert load_foreign(foreign)[1] is None
+    assert load_foreign(foreign).facts.grid_size is None
     with pytest.raises(VitpeError, match=r"no file .*missing"):
         load_checkpoint(tmp_path / "missing.safetensors")
     with pytest.raises(VitpeError, match=f"cannot read {tmp_path}: Is a directory"):
@@ -199,7 +199,7 @@ def test_a_pickle_under_another_name_is_known_and_the_hint_converts_it(tmp_path:
     command = caught.value.hint.partition("where you trust it: ")[2]
     assert command.startswith("python -c ")
     subprocess.run(["bash", "-c", command.replace("python", sys.executable, 1)], check=True)
-    assert torch.equal(load_foreign(tmp_path / "it's weights.safetensors")[0]["x"], tensors["x"])
+    assert torch.equal(load_foreign(tmp_path / "it's weights.safetensors").tensors["x"], tensors["x"])
     with pytest.raises(VitpeError, match=r"no file .*missing\.pth"):
         load_foreign(tmp_path / "missing.pth")
 

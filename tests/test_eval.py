@@ -373,7 +373,7 @@ def test_what_is_no_checkpoint(trained_run, celeba, tmp_path):
     save_checkpoint(tmp_path / "alone.safetensors", model.state_dict(), info)
     for path, code, message in (
         (tmp_path / "missing", 1, f"no checkpoint {tmp_path}/missing"),
-        (celeba, 1, f"{celeba} holds no scored run"),
+        (celeba, 1, f"{celeba} holds no checkpoint"),
         (tmp_path / "text.safetensors", 1, f"{tmp_path}/text.safetensors is no whole safetensors file"),
         (tmp_path / "history.safetensors", 2, f"{tmp_path}/history.safetensors does not say where its images are"),
         (tmp_path / "alone.safetensors", 2, f"{tmp_path}/alone.safetensors does not say where its images are"),

@@ -165,7 +165,7 @@ def test_wrong_usage(predicted, arguments, message):
 def test_no_checkpoint(tmp_path):
     called = call_vitpe("predict", "x.jpg", "--checkpoint", tmp_path)
     assert (called.code, called.out) == (1, b"")
-    assert called.stderr.startswith(f"error: {tmp_path} holds no scored run")
+    assert called.stderr.startswith(f"error: {tmp_path} holds no checkpoint")
 
 
 def test_nothing_to_predict_is_nothing(predicted):

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from tests.viz_history import GRID, face_embeddings, float32, vitpe_metadata, write_checkpoint, write_safetensors
 from vitpe.errors import UsageError, VitpeError
+from vitpe.model.grid import parse_grid
 from vitpe.viz.face import face_geometry
-from vitpe.viz.history import evenly, last_scored, load_history, parse_grid, read_checkpoint
+from vitpe.viz.history import evenly, last_scored, load_history, read_checkpoint
 
 RANDOM = np.random.default_rng(0)
 
@@ -67,6 +68,52 @@ def test_a_trainers_folder_of_folders_is_found_and_its_names_give_the_step(tmp_p
     assert [checkpoint.step for checkpoint in load_history([tmp_path])] == [200, 1000]
 
 
+@pytest.mark.parametrize(("final", "left_out"), [(200, False), (1000, False), (7, True)])
+def test_a_trainers_final_model_does_not_hide_its_history(tmp_path, final, left_out):
+    for folder, seed in (("checkpoint-1000", 1000), ("checkpoint-200", 200), (".", final)):
+        path = tmp_path / folder / "model.safetensors"
+        tensors = {"cls_token": float32(np.zeros((1, 1, 4))), "pos_embed": float32(small(seed, (17, 1))[None])}
+        write_safetensors(path, tensors)
+    notes: list[str] = []
+    assert [checkpoint.step for checkpoint in load_history([tmp_path], (4, 4), notes.append)] == [200, 1000]
+    assert any("is left out: it does not say its step" in note for note in notes) == left_out
+
+
+def test_shards_are_read_as_one_model(tmp_path):
+    for step in (5, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        write_safetensors(folder / "model-00001-of-00002.safetensors", {"cls_token": float32(np.zeros((1, 1, 4)))})
+        tensors = {"pos_embed": float32(small(step, (17, 1))[None])}
+        write_safetensors(folder / "model-00002-of-00002.safetensors", tensors)
+        places = {"cls_token": "model-00001-of-00002.safetensors", "pos_embed": "model-00002-of-00002.safetensors"}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    history = load_history([tmp_path])
+    assert [checkpoint.step for checkpoint in history] == [5, 10]
+    np.testing.assert_allclose(history[0].embeddings, small(5, (17, 1))[1:], rtol=1e-6)
+    alone = load_history([tmp_path / "checkpoint-5"])
+    assert [(checkpoint.step, checkpoint.grid_size) for checkpoint in alone] == [(5, (4, 4))]
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "", "..", 3, "nowhere.safetensors", "\0"])
+def test_an_index_names_files_of_its_own_folder_only(tmp_path, name):
+    write_safetensors(tmp_path / "a.safetensors", {"pos_embed": float32(small()[None])})
+    index = tmp_path / "sub" / "model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": {"pos_embed": name}}))
+    with pytest.raises(VitpeError) as error:
+        read_checkpoint(index)
+    assert str(index.parent) in error.value.message
+    assert error.value.hint
+
+
+def test_steps_are_taken_from_a_folders_name_for_its_one_model_only(tmp_path):
+    for name in ("a", "b"):
+        write_safetensors(
+            tmp_path / "checkpoint-3" / f"{name}.safetensors", {"pos_embed": float32(small(len(name), (2, 2))[None])}
+        )
+    assert [checkpoint.step for checkpoint in load_history([tmp_path / "checkpoint-3"])] == [None, None]
+
+
 def test_a_file_named_twice_counts_once_and_so_does_a_copy(tmp_path):
     first = write_checkpoint(tmp_path / "a.safetensors", small(), 5, (3, 2))
     copy = write_checkpoint(tmp_path / "b.safetensors", small(), 5, (3, 2))
@@ -108,7 +155,8 @@ def test_every_float_type_is_widened(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("tokens", "num_rows", "grid", "num_prefix", "grid_size"),
     [
-        ({}, 16, None, 0, (4, 4)),
+        ({"blocks.0.norm1.weight": 1}, 16, None, 0, (4, 4)),
+        ({}, 16, (4, 4), 0, (4, 4)),
         ({}, 17, None, 1, (4, 4)),
         ({"cls_token": 1}, 17, None, 1, (4, 4)),
         ({"cls_token": 1, "dist_token": 1}, 18, None, 2, (4, 4)),
@@ -128,6 +176,47 @@ def test_tokens_before_the_patches_are_left_out_by_name(tmp_path, tokens, num_ro
     checkpoint = read_checkpoint(path, grid)
     assert checkpoint.grid_size == grid_size
     np.testing.assert_allclose(checkpoint.embeddings, values[0, num_prefix:], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "num_rows"),
+    [
+        ({}, 144),  # of position embeddings alone, nobody knows
+        ({"cls_token": 1}, 144),  # 13 x 11, or 12 x 12 of a model with no_embed_class
+        ({"visual.class_embedding": 1}, 14 * 12 + 1),
+        ({"cls_token": 1, "dist_token": 1}, 13 * 11 + 2),  # 12 x 12 after one of the two
+        ({"cls_token": 1, "reg_token": 4}, 44 * 31 + 5),  # 37 x 37 without any
+        ({"cls_token": 1, "register_tokens": 4}, 15 * 13 + 1),
+    ],
+)
+def test_a_token_is_never_taken_for_a_patch(tmp_path, tokens, num_rows):
+    tensors = {name: float32(np.zeros((1, count, 3))) for name, count in tokens.items()}
+    tensors["pos_embed"] = float32(RANDOM.standard_normal((1, num_rows, 3)))
+    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(VitpeError, match=f"has {num_rows} position embeddings, which could be") as error:
+        read_checkpoint(path)
+    assert "--grid" in error.value.hint
+
+
+def test_what_is_assumed_of_a_file_is_said_once(tmp_path):
+    for step in (1, 2):
+        tensors = {"cls_token": float32(np.zeros((1, 1, 3))), "pos_embed": float32(small(step, (17, 1), 3)[None])}
+        write_safetensors(tmp_path / f"step-{step}.safetensors", tensors)
+    notes: list[str] = []
+    load_history([tmp_path], note=notes.append)
+    assert notes == [
+        "taken as 4 x 4 patches after a class token, which the file does not say; if it is another grid:"
+        " --grid ROWSxCOLUMNS"
+    ]
+    load_history([tmp_path], (4, 4), notes.append)
+    assert len(notes) == 1
+
+
+def test_a_grid_that_the_file_itself_says_is_not_overruled(tmp_path):
+    path = write_checkpoint(tmp_path / "a.safetensors", small(), 1, (3, 2))
+    with pytest.raises(VitpeError, match="says that its grid is 3 x 2, not 2 x 3"):
+        read_checkpoint(path, (2, 3))
+    assert read_checkpoint(path, (3, 2)).grid_size == (3, 2)
 
 
 def test_the_whole_checkpoint_is_not_read(tmp_path):
@@ -170,7 +259,6 @@ def entry(**fields: object) -> dict[str, object]:
     [
         (b"", "header does not fit"),
         (b"short", "header does not fit"),
-        (b"PK\x03\x04" + bytes(60), "header does not fit"),
         ((50).to_bytes(8, "little") + b"{}", "header does not fit"),
         ((2).to_bytes(8, "little") + b"{]", "no JSON"),
         ((2).to_bytes(8, "little") + b"\xff\xff", "no JSON"),
@@ -255,8 +343,8 @@ def test_the_grid_option(tmp_path):
         with pytest.raises(UsageError, match="is not ROWSxCOLUMNS"):
             parse_grid(text)
     path = write_safetensors(tmp_path / "a.safetensors", {"pos_embed": float32(RANDOM.standard_normal((1, 144, 2)))})
-    assert load_history([path])[0].grid_size == (12, 12)
-    assert load_history([path], (13, 11))[0].grid_size == (13, 11)
+    for grid in ((12, 12), (13, 11), (11, 13)):
+        assert load_history([path], grid)[0].grid_size == grid
     with pytest.raises(VitpeError, match="not 5 x 5") as error:
         load_history([path], (5, 5))
     assert "--grid" in error.value.hint

@@ -1,15 +1,21 @@
 """The one entry point: what is written, what is noted, and what is refused."""
 
 import json
+import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.viz_history import face_embeddings, write_checkpoint, write_run
+from tests.in_process import call_vitpe
+from tests.viz_history import face_embeddings, filters, float32, write_checkpoint, write_run, write_safetensors
 from vitpe.errors import UsageError, VitpeError
+from vitpe.runs.tensor_file import TensorFile
+from vitpe.viz.history import read_checkpoint
 from vitpe.viz.options import VizOptions
 from vitpe.viz.run import visualize
 from vitpe.viz.tables import NUMBER_NAMES
@@ -175,3 +181,101 @@ def test_one_patch_without_an_embedding_leaves_the_others(tmp_path):
     result = visualize([tmp_path], quick(tmp_path, html=True, stills=True))
     assert result.records[0]["defined"] is False
     assert len(result.paths) == 4
+
+
+def test_names_of_any_kind_are_drawn_and_shown_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["two\nlines", "1²3", "[red]a", "[/x]", "\x1b[2J", "\u202egnp", "٣", os.fsdecode(b"\xff"), "'\"<&"]
+    files = [Path(f"{name}.safetensors") for name in names]
+    for file in files:
+        embeddings = np.random.default_rng(len(str(file))).standard_normal((1, 4, 6))
+        write_safetensors(file, {"pos_embed": float32(embeddings)})
+    called = call_vitpe("viz-pe", *files, "--out", tmp_path / "out", "--size", "400", "--html", "--format", "table")
+    assert called.code == 0, called.stderr
+    for shown in ("two\\nlines", "1²3", "[red]a", "[/x]", "\\x1b[2J", "\\u202egnp", "٣", "\\xff", "'\"<&"):
+        assert f" {shown}.safetensors " in called.stdout
+    assert not set(called.stdout + called.stderr) & set("\x1b\u202e")
+    folder = tmp_path / "1²3"  # and a folder of them
+    for name in ("1²3", "1²10"):
+        write_safetensors(folder / f"{name}.safetensors", {"pos_embed": float32(np.ones((1, 4, 6)))})
+    assert len(visualize([folder], quick(tmp_path / "out")).records) == 2
+
+
+@pytest.mark.parametrize("kind", ["pickle", "pipe", "long name", "long name of a folder", "folder", "loop", "pickles"])
+def test_what_is_no_checkpoint_is_told_in_two_lines(tmp_path, kind):
+    path, fact = tmp_path / "x.safetensors", "cannot read"
+    match kind:
+        case "pickle":
+            path, fact = tmp_path / "x.pth", "is a pickle"
+            path.write_bytes(b"PK\x03\x04" + bytes(60))
+        case "pipe":
+            os.mkfifo(path)
+        case "long name":
+            path = tmp_path / f"{'x' * 300}.safetensors"
+        case "long name of a folder":
+            path = tmp_path / ("x" * 300) / "ckpts" / "a.safetensors"
+        case "folder":
+            (path / "y.safetensors").mkdir(parents=True)
+            fact = "no .safetensors checkpoint in"
+        case "loop":
+            path.symlink_to(path)
+        case "pickles":
+            (tmp_path / "pytorch_model.bin").touch()
+            path, fact = tmp_path, "is a pickle"
+    called = call_vitpe("viz-pe", path)
+    assert called.code == 1
+    error, hint = called.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert fact in error
+    assert hint.startswith("hint: ")
+    if "pickle" in kind:
+        assert "convert it where you trust it" in hint
+
+
+def test_embeddings_near_the_end_of_float32_are_drawn(tmp_path):
+    for step, scale in enumerate((1e-40, 1e-3, 3e38)):
+        embeddings = np.random.default_rng(0).uniform(-1, 1, (143, 8)) * scale
+        write_checkpoint(tmp_path / f"{step}.safetensors", embeddings, step + 1, filters=np.tanh(filters(8)) * scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = visualize([tmp_path], quick(tmp_path / "out", html=True, stills=True))
+    small, usual, large = (record["mirror_symmetry"] for record in result.records)
+    assert small == pytest.approx(usual, abs=1e-2)
+    assert large == pytest.approx(usual, abs=1e-6)
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "a.safetensors", face_embeddings(1.0, width=8), 1)
+    data = path.read_bytes()
+    read_into = TensorFile.read_into
+
+    def interrupted(self, name, buffer):
+        path.write_bytes(data[: len(data) // 2])  # as another process may, in place
+        path.write_bytes(data)
+        os.utime(path, ns=(1, 1))
+        read_into(self, name, buffer)
+
+    monkeypatch.setattr(TensorFile, "read_into", interrupted)
+    with pytest.raises(VitpeError, match=r"a\.safetensors was written to while it was read"):
+        visualize([path], quick(tmp_path / "out"))
+
+
+def test_filters_of_another_file_than_the_embeddings_are_refused(tmp_path):
+    path = write_checkpoint(tmp_path / "a.safetensors", face_embeddings(1.0, width=8), 1, filters=filters(8))
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.filters() is not None
+    write_checkpoint(tmp_path / "b", face_embeddings(0.5, width=8), 2, filters=filters(8)).replace(path)
+    with pytest.raises(VitpeError, match="was written to while it was read"):
+        checkpoint.filters()
+
+
+def test_sizes_that_no_picture_can_show_are_refused_unread(tmp_path):
+    """Holes of 100 GB, which cost nothing."""
+    for name, shape in (("pos_embed", [1, 143, 170_000_000]), ("pos_embed", [1, 24_000_000, 1024])):
+        size = 4 * shape[1] * shape[2]
+        header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        os.truncate(path, 8 + len(header) + size)
+        with pytest.raises(VitpeError, match="can be drawn"):
+            visualize([path], quick(tmp_path))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tests.helpers import Recorder
 from vitpe.config import CELEBA_MEAN, CELEBA_STD, PRESETS, ModelConfig
 from vitpe.errors import VitpeError
+from vitpe.model.facts import ModelFacts
 from vitpe.model.position import resample_pos_embed
 from vitpe.model.vit import VisionTransformer
 from vitpe.model.weights import convert_state_dict
@@ -26,6 +28,8 @@ from vitpe.training.run import initialize
 
 # 3 blocks of width 128, 2 heads of 64 channels, MLP 256, patches of 8, 5 classes.
 CONFIG = ModelConfig(img_size=(32, 32), patch_size=8, num_classes=5, embed_dim=128, depth=3, num_heads=2, mlp_ratio=2.0)
+NAMES = ("Red", "Green", "Blue", "Bright", "Dark")
+KNOWN = ModelFacts("the test", grid_size=(4, 4), num_heads=2, classes=NAMES)
 
 
 def randomize(model: nn.Module) -> None:
@@ -75,7 +79,7 @@ def logits_of(model: nn.Module, images: Tensor) -> Tensor:
 
 def loaded(tensors: dict[str, Tensor], config: ModelConfig = CONFIG) -> VisionTransformer:
     model = VisionTransformer(config)
-    model.load_state_dict(convert_state_dict(tensors, config).state_dict, strict=True)
+    model.load_state_dict(convert_state_dict(tensors, config, NAMES, KNOWN).state_dict, strict=True)
     return model
 
 
@@ -86,7 +90,7 @@ def loaded(tensors: dict[str, Tensor], config: ModelConfig = CONFIG) -> VisionTr
 def test_logits_equal_those_of_the_library(origin: str, build: Callable[[], nn.Module]) -> None:
     theirs = build()
     randomize(theirs)
-    converted = convert_state_dict(theirs.state_dict(), CONFIG)
+    converted = convert_state_dict(theirs.state_dict(), CONFIG, NAMES, replace(KNOWN, is_ours=True))
     assert (converted.origin, converted.notes) == (origin, ())
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     expected = logits_of(theirs, images)
@@ -154,7 +158,7 @@ def test_mean_pooling_weights_equal_timms_and_the_other_pooling_is_noted() -> No
     torch.testing.assert_close(
         logits_of(loaded(theirs.state_dict(), config), images), logits_of(theirs, images), rtol=0, atol=1e-5
     )
-    converted = convert_state_dict(theirs.state_dict(), CONFIG)
+    converted = convert_state_dict(theirs.state_dict(), CONFIG, NAMES, replace(KNOWN, is_ours=True))
     assert converted.notes == ("fc_norm taken as norm: the weights were trained with the other pooling",)
     assert torch.equal(converted.state_dict["norm.weight"], theirs.state_dict()["fc_norm.weight"])
 
@@ -207,30 +211,64 @@ def test_pos_embed_is_resampled_from_any_grid(img_size: tuple[int, int], old_gri
     tensors = timm_model(img_size).state_dict()
     tensors["pos_embed"] = torch.randn(tensors["pos_embed"].shape)
     config = ModelConfig(**{**vars(CONFIG), "img_size": (16, 72)})  # 2 × 9 patches
-    converted = convert_state_dict(tensors, config, old_grid)
+    facts = ModelFacts(num_heads=2, classes=NAMES)
+    converted = convert_state_dict(tensors, config, NAMES, facts, old_grid)
     grid = old_grid or (4, 4)
     expected = resample_abs_pos_embed(tensors["pos_embed"], (2, 9), grid)
     torch.testing.assert_close(converted.state_dict["pos_embed"], expected, rtol=0, atol=1e-5)
-    assert converted.notes == (f"pos_embed resampled from {grid[0]}x{grid[1]} to 2x9 patches",)
+    assert converted.notes[-1] == f"pos_embed resampled from {grid[0]}x{grid[1]} to 2x9 patches"
+    assert len(converted.notes) == (1 if old_grid else 2)  # a grid that nobody told is said
 
 
 def test_a_square_grid_of_as_many_patches_is_resampled_too() -> None:
     tensors = timm_model((48, 48)).state_dict()  # 6 × 6
     config = ModelConfig(**{**vars(CONFIG), "img_size": (32, 72)})  # 4 × 9
-    assert convert_state_dict(tensors, config).notes == ("pos_embed resampled from 6x6 to 4x9 patches",)
+    notes = convert_state_dict(tensors, config, NAMES, replace(KNOWN, grid_size=None)).notes
+    assert notes == (
+        "pos_embed taken as 6 x 6 patches after a class token, which the file does not say; if it is another grid:"
+        " --init-grid ROWSxCOLUMNS",
+        "pos_embed resampled from 6x6 to 4x9 patches",
+    )
 
 
-def test_a_head_of_other_classes_is_dropped_with_a_note() -> None:
-    tensors = timm_model(num_classes=1000).state_dict()
-    converted = convert_state_dict(tensors, CONFIG)
-    assert converted.notes == ("head of 1000 classes dropped: ours has 5",)
-    assert not converted.state_dict["head.weight"].any()
-    assert converted.state_dict["head.bias"].shape == (5,)
-
-
-def test_a_head_of_as_many_classes_is_kept() -> None:
+def test_the_heads_rows_are_taken_by_name_and_nothing_else_is() -> None:
     tensors = timm_model().state_dict()
-    assert torch.equal(convert_state_dict(tensors, CONFIG).state_dict["head.weight"], tensors["head.weight"])
+    ours = ("Bright", "Smiling", "Red", "Dark", "Blue")
+    converted = convert_state_dict(tensors, CONFIG, ours, KNOWN)
+    weight, bias = (converted.state_dict[f"head.{part}"] for part in ("weight", "bias"))
+    for row, name in enumerate(ours):
+        old = NAMES.index(name) if name in NAMES else None
+        assert torch.equal(weight[row], torch.zeros(128) if old is None else tensors["head.weight"][old])
+        assert bias[row] == (0 if old is None else tensors["head.bias"][old])
+    assert "head: 4 of 5 attributes by name, zero for Smiling" in converted.notes
+
+
+@pytest.mark.parametrize(
+    ("classes", "num_classes", "note"),
+    [
+        (NAMES[::-1], 5, "head: 5 of its 5 classes taken by name"),
+        ((*NAMES, "Smiling"), 6, "head: 5 of its 6 classes taken by name"),
+        (("Red", "Red", "Green", "Blue", "Bright"), 5, "head: 3 of 5 attributes by name, zero for Red, Dark"),
+        (("LABEL_0", "LABEL_1"), 2, "head of 2 classes left out, none is called as ours are: ours starts at zero"),
+        (None, 5, "head of 5 classes left out, as nothing tells their names: ours starts at zero"),
+        (NAMES, 1000, "head of 1000 classes left out, as nothing tells their names: ours starts at zero"),
+        (NAMES, 0, "head: the weights have none, ours starts at zero"),
+    ],
+)
+def test_what_becomes_of_a_head_is_said(classes: tuple[str, ...] | None, num_classes: int, note: str) -> None:
+    tensors = timm_model(num_classes=num_classes).state_dict()
+    converted = convert_state_dict(tensors, CONFIG, NAMES, replace(KNOWN, classes=classes))
+    assert [line for line in converted.notes if line.startswith("head")] == [note]
+    assert bool(converted.state_dict["head.weight"].any()) == ("by name" in note)
+
+
+def test_another_number_of_heads_is_refused_and_an_unknown_one_said() -> None:
+    tensors = timm_model().state_dict()
+    with pytest.raises(VitpeError, match=r"have 4 heads, as config\.json says, the model has 2") as error:
+        convert_state_dict(tensors, CONFIG, NAMES, replace(KNOWN, num_heads=4, source="config.json"))
+    assert error.value.hint == "--set model.num_heads=4"
+    notes = convert_state_dict(tensors, CONFIG, NAMES, replace(KNOWN, num_heads=None)).notes
+    assert "taken as a model of 2 heads, which the file does not say" in notes
 
 
 def altered(change: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
@@ -244,18 +282,18 @@ def altered(change: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
     [
         (dict, "these 0 tensors are no ViT's"),
         (lambda: torchvision.models.resnet18().state_dict(), "no ViT's: the first is 'conv1.weight'"),
-        (lambda: timm_model(depth=4).state_dict(), "the weights have 4 blocks, the model has depth 3"),
-        (lambda: timm_model(embed_dim=64).state_dict(), "'cls_token' has shape (1, 1, 64), expected (1, 1, 128)"),
+        (lambda: timm_model(depth=4).state_dict(), "the weights have depth 4, the model has depth 3"),
+        (lambda: timm_model(embed_dim=64).state_dict(), "the weights have embed_dim 64, the model has embed_dim 128"),
         (
             lambda: timm_model(mlp_ratio=4.0).state_dict(),
-            "'blocks.0.mlp.fc1.weight' has shape (512, 128), expected (256, 128)",
+            "the weights have mlp_ratio 4, the model has mlp_ratio 2",
         ),
         (
             lambda: timm_model(patch_size=16).state_dict(),
-            "'patch_embed.proj.weight' has shape (128, 3, 16, 16), expected (128, 3, 8, 8)",
+            "the weights have patch_size 16, the model has patch_size 8",
         ),
         (lambda: altered(lambda t: t.pop("blocks.1.norm2.bias")), "'blocks.1.norm2.bias' is missing"),
-        (lambda: timm_model(reg_tokens=4).state_dict(), "'pos_embed' holds 20 patches, which is no square"),
+        (lambda: timm_model(reg_tokens=4).state_dict(), "'reg_token' of shape (1, 4, 128) has no place"),
         (
             lambda: timm_model(init_values=0.1).state_dict(),
             "'blocks.0.ls1.gamma' of shape (128,) has no place in the model",
@@ -266,7 +304,7 @@ def altered(change: Callable[[dict[str, Tensor]], object]) -> dict[str, Tensor]:
         ),
         (
             lambda: altered(lambda t: t.update(pos_embed=torch.zeros(1, 12, 128))),
-            "'pos_embed' holds 11 patches, which is no square, and no grid is given",
+            "'pos_embed' has 12 position embeddings: with 1 or 0 of them for tokens that are no patches",
         ),
         (
             lambda: altered(lambda t: t.update({"head.weight": torch.zeros(())})),
@@ -282,8 +320,8 @@ def test_what_does_not_fit_is_named(tensors: Callable[[], dict[str, Tensor]], me
 
 
 def test_a_grid_that_does_not_fit_the_patches_is_refused() -> None:
-    with pytest.raises(VitpeError, match="holds 16 patches, a grid of 13x11 has 143"):
-        convert_state_dict(timm_model().state_dict(), CONFIG, old_grid=(13, 11))
+    with pytest.raises(VitpeError, match=r"has 17 position embeddings: .* the rest is not 13 x 11"):
+        convert_state_dict(timm_model().state_dict(), CONFIG, grid=(13, 11))
 
 
 def test_a_missing_key_tensor_of_hugging_face_is_named() -> None:
@@ -304,7 +342,7 @@ def test_convert_changes_nothing_in_what_it_is_given() -> None:
 def info_of(config: ModelConfig) -> CheckpointInfo:
     return CheckpointInfo(
         model=config,
-        attributes=tuple(map(str, range(config.num_classes))),
+        attributes=(*NAMES, *map(str, range(config.num_classes)))[: config.num_classes],
         mean=CELEBA_MEAN,
         std=CELEBA_STD,
         thresholds=(0.5,) * config.num_classes,
@@ -342,10 +380,14 @@ def test_a_run_starts_from_the_file_of_a_library(origin: str, build: Callable[[]
     else:
         save_file(theirs.state_dict(), path)
     ours, recorder = VisionTransformer(CONFIG), Recorder()
-    initialize(ours, path, recorder)
-    assert recorder.notes == [f"starting from {path} ({origin})"]
+    initialize(ours, path, NAMES, recorder)
+    assert recorder.notes[0] == f"starting from {path} ({origin})"
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(logits_of(ours, images), logits_of(theirs, images), rtol=0, atol=1e-5)
+    expected = loaded(theirs.state_dict()).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            ours.eval().forward_features(images), expected.forward_features(images), rtol=0, atol=1e-5
+        )
 
 
 def test_the_grid_of_our_own_checkpoints_is_known(tmp_path: Path) -> None:
@@ -355,7 +397,7 @@ def test_the_grid_of_our_own_checkpoints_is_known(tmp_path: Path) -> None:
     randomize(theirs)
     path = tmp_path / "best.safetensors"
     save_checkpoint(path, theirs.state_dict(), info_of(old))
-    initialize(ours, path, recorder)
+    initialize(ours, path, NAMES, recorder)
     assert recorder.notes[1:] == ["pos_embed resampled from 3x6 to 6x3 patches"]
     expected = resample_abs_pos_embed(theirs.pos_embed.detach(), (6, 3), (3, 6))
     torch.testing.assert_close(ours.pos_embed.detach(), expected, rtol=0, atol=1e-5)
@@ -370,7 +412,7 @@ def test_the_grid_of_our_own_checkpoints_is_known(tmp_path: Path) -> None:
             "tensor 'norm.bias' holds int8, no floating-point",
         ),
         (lambda t: t.pop("norm.bias"), "tensor 'norm.bias' is missing"),
-        (lambda t: t.update({"x" * 1000: torch.zeros(1)}), "tensor 'xxx"),
+        (lambda t: t.update({"x" * 400: torch.zeros(1)}), "tensor 'xxx"),
     ],
     ids=["not finite", "quantised", "missing", "long name"],
 )
@@ -380,7 +422,7 @@ def test_what_is_wrong_with_a_file_to_start_from_is_named(
     path = tmp_path / "their.safetensors"
     save_file(altered(change), path)
     with pytest.raises(VitpeError) as error:
-        initialize(VisionTransformer(CONFIG), path, Recorder())
+        initialize(VisionTransformer(CONFIG), path, NAMES, Recorder())
     assert error.value.message.startswith(f"{path}: {message}")
     assert len(error.value.message) < 500
     assert error.value.hint

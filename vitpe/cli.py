@@ -27,7 +27,7 @@ from vitpe.config import (
     with_values,
 )
 from vitpe.errors import UsageError
-from vitpe.options import Command, Device, Labels, choose_format, data_option, format_option, one_of
+from vitpe.options import Command, Device, Init, InitGrid, Labels, choose_format, data_option, format_option, one_of
 from vitpe.scoring.inputs import Asked
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
@@ -96,9 +96,8 @@ def train(
             rich_help_panel="Model",
         ),
     ] = None,
-    init: Annotated[
-        Path | None, typer.Option(help="Weights to start from: safetensors of vitpe, timm, torchvision, Hugging Face.")
-    ] = None,
+    init: Init = None,
+    init_grid: InitGrid = None,
     epochs: Annotated[
         float | None,
         typer.Option(
@@ -125,6 +124,7 @@ def train(
     """Train a model, on faces that vitpe draws or on your images."""
     from vitpe.console import TrainReporter, show_summary
     from vitpe.device import select_device
+    from vitpe.model.grid import parse_grid
     from vitpe.training.distributed import num_workers
     from vitpe.training.run import check_resumable, train
     from vitpe.training.run_folder import RunFolder
@@ -142,6 +142,9 @@ def train(
         "train.keep": keep,
     }
     given = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
+    if init_grid is not None and init is None:
+        raise UsageError(f"--init-grid {init_grid} without --init", "name the weights: --init FILE")
+    grid = None if init_grid is None else parse_grid(init_grid, "--init-grid")
     resuming = resume and RunFolder(run).config.exists()
     if resuming:
         stored = RunFolder(run).read_config()
@@ -156,7 +159,9 @@ def train(
     command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {run}")
     rank = int(os.environ.get("RANK", "0"))
     with TrainReporter(quiet=num_workers() > 1 and rank > 0) as reporter:
-        result = train(config, run, select_device(device), reporter, resume=resuming, init=init, command=command)
+        result = train(
+            config, run, select_device(device), reporter, resume=resuming, init=init, init_grid=grid, command=command
+        )
     if rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
         show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])

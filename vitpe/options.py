@@ -39,6 +39,12 @@ class Command(TyperCommand):
 
 
 Labels = Annotated[Path | None, typer.Option(help="CSV of 0/1 columns for images that are not CelebA's.")]
+Init = Annotated[
+    Path | None, typer.Option(help="Weights to start from: safetensors of vitpe, timm, torchvision, Hugging Face.")
+]
+InitGrid = Annotated[
+    str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Their grid of patches, where they do not say it.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="the best there is")]
 
 

@@ -2,26 +2,28 @@
 
 Logits come out equal, but for one thing that tensors do not tell: Hugging Face's default LayerNorm eps is 1e-12, ours
 1e-6 as in the original code and in timm. Tokens of unit variance, as trained models have, do not feel it (5e-7).
+What else tensors do not tell, the grid, the number of heads and the names of the classes, is taken from what is said
+beside them, else assumed with a note, and never taken where it contradicts the model.
 """
 
-import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vitpe.config import ModelConfig
+from vitpe.config import PRESETS, ModelConfig
 from vitpe.errors import VitpeError
+from vitpe.model.facts import ModelFacts
+from vitpe.model.grid import Grid, split_rows, tokens_before_patches
 from vitpe.model.position import resample_pos_embed
 from vitpe.model.vit import VisionTransformer
 
 Origin = Literal["timm", "torchvision", "huggingface"]
 
-# What DistributedDataParallel, torch.compile and Hugging Face's task models put before every key.
-_PREFIX = re.compile(r"^(module\.|_orig_mod\.|vit\.)+")
-
+GRID_OPTION = "--init-grid"
 _TORCHVISION_NAMES = (
     (r"^class_token$", "cls_token"),
     (r"^conv_proj\.", "patch_embed.proj."),
@@ -60,7 +62,9 @@ _MARKS: tuple[tuple[str, Origin, tuple[tuple[str, str], ...]], ...] = (
     ("embeddings.position_embeddings", "huggingface", _HUGGINGFACE_NAMES),
 )
 # Parts of Hugging Face's models that no logit of ours depends on.
-_UNUSED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token")
+_UNUSED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token", "mask_token")
+_DECODER = re.compile(r"decoder[._]")  # of masked autoencoders
+_SHOWN = 5  # names in a note
 
 
 @dataclass(frozen=True)
@@ -80,38 +84,93 @@ class Converted:
 def convert_state_dict(
     tensors: dict[str, Tensor],
     model_config: ModelConfig,
-    old_grid: tuple[int, int] | None = None,
+    attributes: Sequence[str] = (),
+    facts: ModelFacts | None = None,
+    grid: Grid | None = None,
 ) -> Converted:
     """Weights of a timm, torchvision or Hugging Face ViT as a state dict for VisionTransformer(model_config).
 
-    old_grid: (rows, columns) of the weights' pos_embed; None takes the square of its number of patches, or
-    `model_config`'s own grid. pos_embed is resampled to model_config.grid_size. A head of another number of classes is
-    left out: ours then starts at zero.
-    VitpeError names the first tensor that is missing, has no place in the model or does not fit, and what was expected.
+    attributes: names of our head's rows. A row is taken over where the weights' head has one of that name; all others
+    are zero, which starts them at probability one half.
+    facts: what is said of the weights elsewhere. grid: (rows, columns) of their pos_embed as the user says; where
+    nobody says it, see `split_rows`. pos_embed is resampled to model_config.grid_size.
+    VitpeError names the first tensor that is missing, has no place in the model or does not fit, and what was expected;
+    sizes, grid and number of heads that contradict the model's, with the preset that fits.
     """
-    origin, found = _rename(tensors)
-    _require_floats(found)
+    facts = facts or ModelFacts()
     notes: list[str] = []
+    origin, found = _rename(tensors, notes)
+    _require_floats(found)
     with torch.device("meta"):
         expected = VisionTransformer(model_config).state_dict()
+    _check_sizes(found, model_config, facts)
     _move_norm(found, expected, notes)
-    _convert_head(found, expected, notes)
-    _convert_pos_embed(found, model_config, old_grid, notes)
-    _check(found, expected, model_config)
+    _check_heads(model_config, facts, notes)
+    _convert_head(found, expected, attributes, facts, notes)
+    _check_places(found, expected)
+    _convert_pos_embed(found, model_config, facts, grid, notes)
+    _check(found, expected)
     return Converted({key: found[key].float() for key in expected}, origin, tuple(notes))
 
 
-def _rename(tensors: dict[str, Tensor]) -> tuple[Origin, dict[str, Tensor]]:
+def _rename(tensors: dict[str, Tensor], notes: list[str]) -> tuple[Origin, dict[str, Tensor]]:
     """Whose tensors these are, and the tensors under timm's keys."""
-    bare = {_PREFIX.sub("", key): tensor for key, tensor in tensors.items()}
     for mark, origin, names in _MARKS:
-        if mark in bare:
-            renamed = {_apply(names, key): tensor for key, tensor in bare.items() if key not in _UNUSED}
-            return origin, _fuse_qkv(renamed) if origin == "huggingface" else renamed
+        prefixes = [key.removesuffix(mark) for key in tensors if f".{key}".endswith(f".{mark}")]
+        prefixes = [prefix for prefix in prefixes if not _DECODER.search(prefix)] or prefixes
+        if len(prefixes) > 1:
+            raise VitpeError(
+                f"the file holds {len(prefixes)} networks: {', '.join(map(repr, prefixes[:_SHOWN]))}",
+                hint="save the tensors of one of them",
+            )
+        if prefixes:
+            bare = _network(tensors, prefixes[0], names, notes)
+            return origin, _fuse_qkv(bare) if origin == "huggingface" else bare
     raise VitpeError(
         f"these {len(tensors)} tensors are no ViT's: the first is {next(iter(tensors), None)!r}",
         hint="weights of a VisionTransformer from timm, torchvision, Hugging Face or vitpe are understood",
     )
+
+
+def _network(
+    tensors: dict[str, Tensor], prefix: str, names: tuple[tuple[str, str], ...], notes: list[str]
+) -> dict[str, Tensor]:
+    """The tensors whose keys begin with `prefix`, and the head, which may stand outside, under timm's keys.
+
+    DistributedDataParallel puts `module.` before each key, torch.compile `_orig_mod.`, task models and trainers `vit.`,
+    `model.` or `backbone.`; AveragedModel has its counter `n_averaged` beside the network.
+    """
+    found: dict[str, Tensor] = {}
+    left_out = []
+    for key, tensor in tensors.items():
+        inside = key.startswith(prefix)
+        name = key.removeprefix(prefix) if inside else _without_common_start(key, prefix)
+        renamed = _apply(names, name)
+        if name in _UNUSED or key == "n_averaged":
+            continue
+        if _DECODER.match(name) or not (inside or renamed.startswith("head.")):
+            left_out.append(key)
+        elif renamed in found:
+            raise VitpeError(f"two tensors are {renamed!r}, one of them {key!r}", "save the tensors of one network")
+        else:
+            found[renamed] = tensor
+    if left_out:
+        notes.append(f"{len(left_out)} tensors that are not of the ViT left out: {_some(left_out)}")
+    return found
+
+
+def _without_common_start(key: str, prefix: str) -> str:
+    """`module.classifier.weight` beside `module.vit.` → `classifier.weight`."""
+    parts = key.split(".")
+    for outer in prefix.split(".")[:-1]:
+        if parts[0] != outer or len(parts) == 1:
+            break
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _apply(names: tuple[tuple[str, str], ...], key: str) -> str:
@@ -153,55 +212,138 @@ def _move_norm(found: dict[str, Tensor], expected: dict[str, Tensor], notes: lis
             notes.append(f"{old} taken as {new}: the weights were trained with the other pooling")
 
 
-def _convert_head(found: dict[str, Tensor], expected: dict[str, Tensor], notes: list[str]) -> None:
-    if "head.weight" in found:
-        num_classes = _shape(found, "head.weight", "(A, D)")[0]
-        ours = len(expected["head.weight"])
-        if num_classes == ours:
-            return
-        notes.append(f"head of {num_classes} classes dropped: ours has {ours}")
-    for key in ("head.weight", "head.bias"):
-        found[key] = torch.zeros(expected[key].shape)
+def _check_heads(config: ModelConfig, facts: ModelFacts, notes: list[str]) -> None:
+    """Any number of heads that divides the width fits the tensors, and each makes them another function."""
+    if facts.num_heads is None:
+        notes.append(f"taken as a model of {config.num_heads} heads, which the file does not say")
+    elif facts.num_heads != config.num_heads:
+        raise VitpeError(
+            f"the weights have {facts.num_heads} heads, as {facts.source} says, the model has {config.num_heads}",
+            hint=f"--set model.num_heads={facts.num_heads}",
+        )
+
+
+def _convert_head(
+    found: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    attributes: Sequence[str],
+    facts: ModelFacts,
+    notes: list[str],
+) -> None:
+    """Rows by name: those of another model stand in another order, or for other things."""
+    weight, bias = (torch.zeros(expected[key].shape) for key in ("head.weight", "head.bias"))
+    theirs, bias_there = found.pop("head.weight", None), found.pop("head.bias", None)
+    found |= {"head.weight": weight, "head.bias": bias}
+    if theirs is None:
+        notes.append("head: the weights have none, ours starts at zero")
+        return
+    num_classes = _shape({"head.weight": theirs}, "head.weight", "(A, D)")[0]
+    if theirs.shape[1] != weight.shape[1]:
+        raise _misfit("head.weight", theirs, f"(A, {weight.shape[1]})")
+    if bias_there is not None and bias_there.shape != (num_classes,):
+        raise _misfit("head.bias", bias_there, f"({num_classes},)")
+    classes = facts.classes
+    if classes is None or len(classes) != num_classes:
+        notes.append(f"head of {num_classes} classes left out, as nothing tells their names: ours starts at zero")
+        return
+    rows = {name: row for row, name in enumerate(classes) if classes.count(name) == 1}
+    taken = [(row, rows[name]) for row, name in enumerate(attributes) if name in rows]
+    for ours, old in taken:
+        weight[ours] = theirs[old].float()
+        if bias_there is not None:
+            bias[ours] = bias_there[old].float()
+    missing = [name for name in attributes if name not in rows]
+    if not taken:
+        notes.append(f"head of {num_classes} classes left out, none is called as ours are: ours starts at zero")
+    elif missing:
+        notes.append(f"head: {len(taken)} of {len(attributes)} attributes by name, zero for {_some(missing)}")
+    elif tuple(attributes) != classes:
+        notes.append(f"head: {len(taken)} of its {num_classes} classes taken by name")
 
 
 def _convert_pos_embed(
-    found: dict[str, Tensor], config: ModelConfig, old_grid: tuple[int, int] | None, notes: list[str]
+    found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts, asked: Grid | None, notes: list[str]
 ) -> None:
-    num_patches = _num_patches(found)
-    same_count = config.grid_size if num_patches == config.num_patches else None
-    grid = old_grid or _square_grid(num_patches) or same_count or _not_square(num_patches)
-    if num_patches != grid[0] * grid[1]:
-        raise VitpeError(
-            f"tensor 'pos_embed' holds {num_patches} patches, a grid of {grid[0]}x{grid[1]} has {grid[0] * grid[1]}",
-            hint="the weights' own (rows, columns) are needed",
-        )
-    if grid != config.grid_size:
-        found["pos_embed"] = resample_pos_embed(found["pos_embed"].float(), grid, config.grid_size)
-        notes.append("pos_embed resampled from {}x{} to {}x{} patches".format(*grid, *config.grid_size))
+    shape = _shape(found, "pos_embed", "(1, 1 + N, D)")
+    num_rows, width = shape[1:]
+    tokens = tokens_before_patches({key: tuple(tensor.shape) for key, tensor in found.items()}, width)
+    ours, beside = (facts.grid_size, None) if facts.is_ours else (None, facts.grid_size)
+    if None not in (asked, ours) and asked != ours:
+        raise VitpeError("its grid is {}x{}, not {}x{}".format(*ours or (), *asked or ()), f"do without {GRID_OPTION}")
+    known = asked or ours
+    try:
+        rows = split_rows(num_rows, tokens, known=known, beside=beside, likely=config.grid_size, option=GRID_OPTION)
+    except VitpeError as error:
+        raise VitpeError(f"tensor 'pos_embed' has {error.message}", error.hint) from error
+    if rows.assumed:
+        notes.append(f"pos_embed {rows.assumed}")
+    if rows.num_prefix == 0:
+        notes.append("pos_embed has no row for the class token: zero there")
+        found["pos_embed"] = torch.cat([torch.zeros(1, 1, width), found["pos_embed"].float()], dim=1)
+    elif rows.num_prefix > 1:
+        raise _misfit("pos_embed", found["pos_embed"], "one row for a class token")
+    if rows.grid_size != config.grid_size:
+        found["pos_embed"] = resample_pos_embed(found["pos_embed"].float(), rows.grid_size, config.grid_size)
+        notes.append("pos_embed resampled from {}x{} to {}x{} patches".format(*rows.grid_size, *config.grid_size))
 
 
-def _check(found: dict[str, Tensor], expected: dict[str, Tensor], config: ModelConfig) -> None:
-    """VitpeError unless `found` has the expected keys and shapes."""
-    depth = _depth(found)
-    if depth != config.depth:
+def _check_sizes(found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts) -> None:
+    """VitpeError, with the preset that fits, unless width, depth, patches, MLP and stem are the model's."""
+    width = _shape(found, "pos_embed", "(1, 1 + N, D)")[-1]
+    theirs: dict[str, float] = {"embed_dim": width, "depth": _depth(found)}
+    if "patch_embed.proj.weight" in found:
+        theirs["patch_size"] = _shape(found, "patch_embed.proj.weight", "(D, C, P, P)")[-1]
+    if "blocks.0.mlp.fc1.weight" in found:
+        theirs["mlp_ratio"] = _shape(found, "blocks.0.mlp.fc1.weight", "(M, D)")[0] / width
+    has_stem = any(key.startswith("stem.") for key in found)
+
+    def differing(model: ModelConfig) -> list[str]:
+        return [key for key, value in theirs.items() if getattr(model, key) != value]
+
+    wrong = differing(config)
+    if wrong:
+        fitting = [
+            name
+            for name, preset in PRESETS.items()
+            if not differing(preset.model)
+            and bool(preset.model.stem_width) == has_stem
+            and facts.num_heads in (None, preset.model.num_heads)
+        ]
+        values = {key: f"{theirs[key]:g}" for key in wrong}
+        if "embed_dim" in wrong:  # the default's number of heads need not divide it
+            values["num_heads"] = str(facts.num_heads or "HEADS")
+        settings = " ".join(f"--set model.{key}={value}" for key, value in values.items())
         raise VitpeError(
-            f"the weights have {depth} blocks, the model has depth {config.depth}", hint="choose the preset that fits"
+            f"the weights have {_sizes(theirs, wrong)}, the model has {_sizes(vars(config), wrong)}",
+            hint=f"--preset {fitting[0]} fits" if fitting else f"no preset fits: {settings}",
         )
-    if config.stem_width and not any(key.startswith("stem.") for key in found):
+    if config.stem_width and not has_stem:
         raise VitpeError(
             "the weights have no convolutional stem, the model has one", hint="do without: --set model.stem_width=0"
         )
-    for key, tensor in expected.items():
-        if key not in found:
-            raise _missing(key, f"the model needs it, of shape {tuple(tensor.shape)}")
-        if found[key].shape != tensor.shape:
-            raise _misfit(key, found[key], str(tuple(tensor.shape)))
+
+
+def _sizes(values: dict[str, float], keys: Sequence[str]) -> str:
+    return ", ".join(f"{key} {values[key]:g}" for key in keys)
+
+
+def _check_places(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """VitpeError for a tensor that the model has not."""
     for key in found:
         if key not in expected:
             raise VitpeError(
                 f"tensor {key!r} of shape {tuple(found[key].shape)} has no place in the model",
                 hint="only the plain ViT with a class token is understood: no registers, no layer scale",
             )
+
+
+def _check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """VitpeError unless `found` has the expected keys and shapes."""
+    for key, tensor in expected.items():
+        if key not in found:
+            raise _missing(key, f"the model needs it, of shape {tuple(tensor.shape)}")
+        if found[key].shape != tensor.shape:
+            raise _misfit(key, found[key], str(tuple(tensor.shape)))
 
 
 def _shape(found: dict[str, Tensor], key: str, expected: str) -> tuple[int, ...]:
@@ -215,28 +357,9 @@ def _shape(found: dict[str, Tensor], key: str, expected: str) -> tuple[int, ...]
     return shape
 
 
-def _num_patches(found: dict[str, Tensor]) -> int:
-    num_patches = _shape(found, "pos_embed", "(1, 1 + N, D)")[1] - 1
-    if num_patches < 1:
-        raise _misfit("pos_embed", found["pos_embed"], "(1, 1 + N, D)")
-    return num_patches
-
-
 def _depth(found: dict[str, Tensor]) -> int:
     blocks = (re.match(r"blocks\.(\d+)\.", key) for key in found)
     return 1 + max((int(match[1]) for match in blocks if match), default=-1)
-
-
-def _square_grid(num_patches: int) -> tuple[int, int] | None:
-    side = math.isqrt(num_patches)
-    return (side, side) if side * side == num_patches else None
-
-
-def _not_square(num_patches: int) -> tuple[int, int]:
-    raise VitpeError(
-        f"tensor 'pos_embed' holds {num_patches} patches, which is no square, and no grid is given",
-        hint="the weights' own (rows, columns) are needed",
-    )
 
 
 def _missing(key: str, why: str) -> VitpeError:

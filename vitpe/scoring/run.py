@@ -13,6 +13,7 @@ from vitpe.config import DRAWN_FACES, DataConfig
 from vitpe.data.batches import Batches
 from vitpe.data.sources import open_samples
 from vitpe.errors import UsageError, VitpeError
+from vitpe.runs.find import kind_of, no_single_model
 from vitpe.scoring.compare import Comparison, compare
 from vitpe.scoring.evaluate import predict_split
 from vitpe.scoring.metrics import Scores, score
@@ -195,13 +196,14 @@ def _notes(given: Answers) -> Iterator[str]:
 
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint's path from itself or from a run's folder; VitpeError when there is none."""
-    if path.is_dir():
-        best = RunFolder(path).best
-        if not best.exists():
-            raise VitpeError(f"{path} holds no scored run (no {best.name})", "train one first: vitpe train")
-        return best
-    if not path.exists():
-        raise VitpeError(f"no checkpoint {path}", "train one first: vitpe train")
+    match kind_of(path):
+        case "folder":
+            best = RunFolder(path).best
+            if kind_of(best) != "file":
+                raise no_single_model(path)
+            return best
+        case None:
+            raise VitpeError(f"no checkpoint {path}", "train one first: vitpe train")
     return path
 
 

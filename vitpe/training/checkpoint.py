@@ -6,7 +6,8 @@ need (`pos_embed` and the patch projection).
 
 import json
 import math
-import shlex
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +15,44 @@ from typing import Any, Final
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitpe.config import ModelConfig, from_json, to_json
 from vitpe.data.images import MAX_PIXELS
 from vitpe.errors import VitpeError
 from vitpe.files import write_atomic
+from vitpe.model.facts import ModelFacts
 from vitpe.model.vit import VisionTransformer
+from vitpe.runs.config_beside import facts_beside
+from vitpe.runs.find import weights_of
+from vitpe.runs.tensor_file import TensorFile, open_tensors
+from vitpe.text import printable
 
 FORMAT_VERSION: Final = 1
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
 _DAMAGED: Final = "the file is damaged or of another model"
-_PICKLE_SUFFIXES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
-# How torch.save's files begin, a zip archive's and the one before. No safetensors file can: its header would be larger
-# than the library allows, or than any that there is.
-_PICKLE_STARTS: Final = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+_WIDTH_MARKS: Final = ("pos_embed", "pos_embedding", "position_embeddings", "position_embedding.weight")
 _MAX_METADATA_CHARS: Final = 10_000_000  # room for 100,000 attributes; as nested lists, a quarter of a gigabyte
+
+# As the format names them. What else there is, of four bits and of shared exponents, no ViT is kept in.
+_DTYPES: Final = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,12 @@ class CheckpointInfo:
                 f"{num_attributes} attributes, {len(self.thresholds)} thresholds and {self.model.num_classes} classes",
                 "the three must be equal",
             )
+        name, count = Counter(self.attributes).most_common(1)[0]
+        if count > 1:
+            raise VitpeError(f"{count} attributes are called {printable(name)}", "each needs a name of its own")
+        unprintable = next((name for name in self.attributes if not name.isprintable() or not name), None)
+        if unprintable is not None:
+            raise VitpeError(f"an attribute is called '{printable(unprintable)}'", "use names that can be printed")
         if not len(self.mean) == len(self.std) == self.model.in_chans or not all(map(math.isfinite, self.mean)):
             raise VitpeError(f"mean is {self.mean}", f"expected {self.model.in_chans} numbers, as in std")
         if not all(0 < value < math.inf for value in self.std):
@@ -118,24 +146,30 @@ def read_info(path: Path) -> CheckpointInfo:
 
 
 def load_checkpoint(path: Path) -> tuple[VisionTransformer, CheckpointInfo]:
-    """The model with its weights on the CPU, and its info.
+    """The model with its weights on the CPU, and its info, both of the same file though it is replaced meanwhile.
 
     Raises VitpeError naming the file, and the tensor where one is missing, surplus, of another shape or type, or not
     finite.
     """
-    info = read_info(path)
+    with open_tensors(path) as file:
+        info = parse_info(file.metadata, path)
+        _refuse_history(info, path)
+        outline = _outline(file)
+        _check_claims(info.model, outline, path)
+        with torch.device("meta"):
+            model = VisionTransformer(info.model)
+        check_tensors(outline, model.state_dict(), path)
+        tensors = _read_all(file)
+    check_finite(tensors, path)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval(), info
+
+
+def _refuse_history(info: CheckpointInfo, path: Path) -> None:
     if info.history_only:
         raise VitpeError(
             f"{path} holds position embeddings only, no whole model", "use best.safetensors of the same run"
         )
-    tensors = read_tensors(path)
-    _check_claims(info.model, tensors, path)
-    with torch.device("meta"):
-        model = VisionTransformer(info.model)
-    check_tensors(tensors, model.state_dict(), path)
-    check_finite(tensors, path)
-    model.to_empty(device="cpu").load_state_dict(tensors)
-    return model.eval(), info
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
@@ -185,32 +219,81 @@ def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path)
             )
 
 
-def load_foreign(path: Path) -> tuple[dict[str, Tensor], tuple[int, int] | None]:
-    """Any safetensors file's tensors, and the (rows, columns) of its grid where our metadata tells."""
-    metadata = read_metadata(path)
-    grid = parse_info(metadata, path).model.grid_size if "vitpe" in metadata else None
-    return read_tensors(path), grid
+@dataclass(frozen=True)
+class Foreign:
+    """Somebody's weights, and what is said of them by our metadata or a config.json beside the file."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    facts: ModelFacts
+
+
+def load_foreign(path: Path) -> Foreign:
+    """Any safetensors file's tensors: one file, several with an index, or those of a folder with one model in it."""
+    path = weights_of(path)
+    with open_tensors(path) as file:
+        if "vitpe" in file.metadata:
+            info = parse_info(file.metadata, path)
+            _refuse_history(info, path)
+            model = info.model
+            facts = ModelFacts("its metadata", model.grid_size, model.num_heads, info.attributes, is_ours=True)
+        else:
+            names = sorted((name for name in file.tensors if name.endswith(_WIDTH_MARKS)), key=len)
+            shape = file.tensors[names[0]].shape if names else ()
+            facts = facts_beside(path, file.tensors, shape[-1] if shape else None)
+        return Foreign(path, _read_all(file), facts)
+
+
+def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The string-to-string metadata, perhaps empty, and all tensors on the CPU, both of the same file.
+
+    VitpeError when it is no safetensors file, is cut short, or was written to meanwhile; for a pickle, unread.
+    """
+    with open_tensors(path) as file:
+        return dict(file.metadata), _read_all(file)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file on the CPU; VitpeError when it is none or is cut short."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    """All tensors of a safetensors file on the CPU; VitpeError as in `read_file`."""
+    return read_file(path)[1]
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The string-to-string metadata of a safetensors file, perhaps empty; VitpeError for a pickle, unread."""
-    try:
-        with path.open("rb") as opened:
-            start = opened.read(4)
-        if path.suffix in _PICKLE_SUFFIXES or start in _PICKLE_STARTS:
-            raise VitpeError(f"{path} is a pickle, which could run any code when read", _how_to_convert(path))
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    """The metadata of a safetensors file; VitpeError as in `read_file`."""
+    with open_tensors(path) as file:
+        return dict(file.metadata)
+
+
+def _outline(file: TensorFile) -> dict[str, Tensor]:
+    """The tensors without their values."""
+    outline = {}
+    for name, entry in file.tensors.items():
+        if entry.dtype not in _DTYPES:
+            raise VitpeError(f"{file.path}: tensor {name} is stored as {brief(entry.dtype)}", "use a float type")
+        outline[name] = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype], device="meta")
+    return outline
+
+
+def _read_all(file: TensorFile) -> dict[str, Tensor]:
+    """The tensors, in memory of their own."""
+    outline = _outline(file)
+    size, room = sum(entry.num_bytes for entry in file.tensors.values()), _memory_bytes()
+    if size > room:
+        raise VitpeError(
+            f"{file.path} holds {size / 1e9:,.0f} GB of tensors, this machine has {room / 1e9:,.0f} GB of memory",
+            "use a smaller model, or a larger machine",
+        )
+    tensors = {}
+    for name, like in outline.items():
+        data = torch.empty(file.tensors[name].num_bytes, dtype=torch.uint8)
+        file.read_into(name, data.numpy().data)
+        tensors[name] = data.view(like.dtype).reshape(like.shape)
+    return tensors
+
+
+def _memory_bytes() -> int:
+    """All that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 40
 
 
 def parse_info(metadata: Mapping[str, str], path: Path) -> CheckpointInfo:
@@ -249,24 +332,9 @@ def brief(value: object) -> str:
     return line if len(line) <= 200 else line[:199] + "…"
 
 
-def _how_to_convert(path: Path) -> str:
-    load = "torch.load(argv[1], weights_only=True)"
-    code = f"from sys import argv; import torch, safetensors.torch as s; s.save_file({load}, argv[2])"
-    names = shlex.join([str(path), str(path.with_suffix(".safetensors"))])
-    return f'convert it where you trust it: python -c "{code}" {names}'
-
-
 def _damaged_metadata(path: Path, reason: object) -> VitpeError:
     return VitpeError(f"{path}: its metadata is damaged ({brief(reason)})", "restore it from a copy, or train again")
 
 
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _unreadable(path: Path, error: Exception) -> VitpeError:
-    if isinstance(error, FileNotFoundError):
-        return VitpeError(f"no file {path}", "check the name, or train first: vitpe train")
-    if isinstance(error, OSError) and error.strerror:
-        return VitpeError(f"cannot read {path}: {error.strerror}", "name a safetensors file that you may read")
-    return VitpeError(f"{path} is no whole safetensors file ({brief(error)})", "restore it from a copy, or train again")

@@ -1,7 +1,7 @@
 """Configuration → run folder: opens data, model and folder, and lets the loop run."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
+from vitpe.model.grid import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.model.weights import convert_state_dict
 from vitpe.training.background import Interrupted, StopRequest, stop_signals
@@ -61,12 +62,14 @@ def train(
     *,
     resume: bool = False,
     init: Path | None = None,
+    init_grid: Grid | None = None,
     command: str = "vitpe train",
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
     resume: continue the run in `folder`; where there is none, one is started.
-    init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from.
+    init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from. init_grid:
+    (rows, columns) of its position embeddings, for files that do not say it.
     command: what a user types to resume, less --resume; stands in the note of an interrupted run.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
@@ -88,7 +91,7 @@ def train(
     ):
         if workers.is_first and not resuming:
             run.refuse_existing()  # one may have come since
-        trainer = _prepare(config, run, device, reporter, workers, splits, resuming, init)
+        trainer = _prepare(config, run, device, reporter, workers, splits, resuming, init, init_grid)
         if not trainer.finished:
             batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
             trainer.run(*batches, stop)
@@ -134,6 +137,7 @@ def _prepare(
     splits: list[Samples],
     resuming: bool,
     init: Path | None,
+    init_grid: Grid | None,
 ) -> Trainer:
     """The trainer at the step it goes on from, with a folder that can be resumed from there."""
     samples, valid_samples = splits
@@ -152,7 +156,7 @@ def _prepare(
     if init is not None and resuming:
         reporter.note(f"{init} is not read again: the run goes on with its own weights")
     elif init is not None:
-        initialize(model, init, reporter)
+        initialize(model, init, samples.attributes, reporter, init_grid)
     config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
     shared = f", {workers.world_size} workers" if workers.world_size > 1 else ""
     size = f"{num_parameters(model) / 1e6:.1f} M parameters"
@@ -174,19 +178,22 @@ def _prepare(
     return trainer
 
 
-def initialize(model: VisionTransformer, init: Path, reporter: Reporter) -> None:
+def initialize(
+    model: VisionTransformer, init: Path, attributes: Sequence[str], reporter: Reporter, grid: Grid | None = None
+) -> None:
     """Load weights of vitpe, timm, torchvision or Hugging Face, and note what was not taken over as it stood.
 
+    attributes: names of the head's rows. grid: see `convert_state_dict`.
     VitpeError naming the file, and the tensor where one does not fit or is not finite.
     """
-    tensors, grid = load_foreign(init)
+    foreign = load_foreign(init)
     try:
-        converted = convert_state_dict(tensors, model.config, grid)
+        converted = convert_state_dict(foreign.tensors, model.config, attributes, foreign.facts, grid)
     except VitpeError as error:
-        raise VitpeError(f"{init}: {brief(error.message)}", error.hint) from error
-    check_finite(converted.state_dict, init)
+        raise VitpeError(f"{foreign.path}: {brief(error.message)}", error.hint) from error
+    check_finite(converted.state_dict, foreign.path)
     model.load_state_dict(converted.state_dict)
-    for note in (f"starting from {init} ({converted.origin})", *converted.notes):
+    for note in (f"starting from {foreign.path} ({converted.origin})", *converted.notes):
         reporter.note(note)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitpe.config import from_json, to_json
 from vitpe.errors import VitpeError
-from vitpe.training.checkpoint import brief, check_tensors, parse_json, read_metadata, read_tensors, write_tensors
+from vitpe.training.checkpoint import brief, check_tensors, parse_json, read_file, write_tensors
 
 STATE_VERSION: Final = 2
 _KEY: Final = "vitpe_state"
@@ -68,13 +68,14 @@ def save_state(path: Path, state: TrainState) -> None:
 
 def load_state(path: Path) -> TrainState:
     """The state that `save_state` wrote, on the CPU; VitpeError for anything else."""
-    progress = _parse_progress(path, read_metadata(path))
+    metadata, tensors = read_file(path)
+    progress = _parse_progress(path, metadata)
     groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("", *_GROUPS)}
-    for key, value in read_tensors(path).items():
+    for key, value in tensors.items():
         group, _, name = key.rpartition("/")
         if group not in groups:
             raise VitpeError(f"{path}: tensor {brief(key)!r} is not part of a training state", _HINT)
-        groups[group][name] = value.clone()  # into memory of its own: the library maps the file, which will be replaced
+        groups[group][name] = value
     single = groups.pop("")
     num_workers = len(single["loss_sums"]) if "loss_sums" in single and single["loss_sums"].ndim == 1 else 1
     check_tensors(single, {"loss_sums": torch.zeros(max(1, num_workers))}, path)

@@ -51,7 +51,7 @@ def _gif(frames: Pixels, palette: Palette, timing: Timing) -> bytes:
         palette=palette.colours.tobytes(),
         transparency=TRANSPARENT,
         optimize=True,
-        duration=timing.durations(len(frames)),
+        duration=[10 * int(duration / 10 + 0.5) for duration in timing.durations(len(frames))],  # or they are cut
         loop=0,
     )
     return data

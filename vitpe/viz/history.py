@@ -3,7 +3,8 @@
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.errors import UsageError, VitpeError
+from vitpe.errors import VitpeError
+from vitpe.runs.find import files_of, name_of, step_in_name
+from vitpe.runs.tensor_file import TensorFile, changed, open_tensors
+from vitpe.text import printable
 from vitpe.viz.face import FaceGeometry, face_geometry
-from vitpe.viz.position_tensors import Embeddings, read_embeddings, read_filters
-from vitpe.viz.tensors import SafetensorsHeader, read_header
+from vitpe.viz.position_tensors import read_embeddings, read_filters
 
 METADATA_KEY = "vitpe"
 FORMAT_VERSION = 1
-# How other trainers write the step into a name, e.g. Hugging Face's checkpoint-500/model.safetensors.
-STEP_IN_NAME = re.compile(r"(?:step|checkpoint|ckpt|iter)[-_=]?(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Checkpoint:
     grid_size: (Gh, Gw) with Gh·Gw = N.
     step, images_seen, valid_accuracy (in [0, 1]): None where the file does not say.
     face: where the eyes lie in the grid; None for images that are not aligned faces.
+    notes: what was assumed of the file. stamp: changes when the file does.
     """
 
     path: Path
@@ -39,35 +41,42 @@ class Checkpoint:
     images_seen: int | None = None
     valid_accuracy: float | None = None
     face: FaceGeometry | None = None
+    notes: tuple[str, ...] = ()
+    stamp: tuple[tuple[int, ...], ...] = ()
 
     @property
     def label(self) -> str:
-        """`step 1,200`, or the file's name when it has no step."""
-        return self.path.stem if self.step is None else f"step {self.step:,}"
+        """`step 1,200`, or the file's name, made fit to be drawn, when it has no step."""
+        return printable(name_of(self.path)) if self.step is None else f"step {self.step:,}"
 
     def filters(self) -> NDArray[np.float32] | None:
-        """The patch projection's filters (D, C, P, P), read now; None when the file holds no such convolution."""
-        return read_filters(read_header(self.path))
+        """The patch projection's filters (D, C, P, P), read now; None when the file holds no such convolution.
+
+        Raises VitpeError when the file is no longer the one that the embeddings are from.
+        """
+        with open_tensors(self.path) as file:
+            if file.stamp != self.stamp:
+                raise changed(self.path)
+            return read_filters(file)
 
 
-def parse_grid(text: str) -> tuple[int, int]:
-    """`13x11` → (13, 11): rows, columns. Raises UsageError for anything else."""
-    match = re.fullmatch(r"\s*(\d+)\s*[x×,]\s*(\d+)\s*", text, re.IGNORECASE)
-    if match is None or 0 in (size := (int(match[1]), int(match[2]))):
-        raise UsageError(f"grid {text!r} is not ROWSxCOLUMNS", hint="for example --grid 13x11")
-    return size
-
-
-def load_history(paths: Sequence[Path], grid: tuple[int, int] | None = None) -> list[Checkpoint]:
+def load_history(
+    paths: Sequence[Path], grid: tuple[int, int] | None = None, note: Callable[[str], None] = lambda text: None
+) -> list[Checkpoint]:
     """The checkpoints that `paths` name, by step; without steps in the order given, folders sorted by name.
 
-    paths: run folders (with ckpts/), folders of checkpoints, and files, mixed at will; a file named twice counts once,
-    and so does a step that two files hold with the same embeddings.
-    grid: (rows, columns) for files that do not say it and whose grid is not square.
+    paths: run folders (with ckpts/), folders of checkpoints or of folders with a model each, and files, mixed at will;
+    a file named twice counts once, and so does a step that two files hold with the same embeddings.
+    grid: (rows, columns) for files that do not say it.
+    note: called with what a user should know: what was assumed of a file, and which ones were left out.
     Raises VitpeError, naming the file, for missing, damaged or non-ViT files, for embeddings of different shapes, and
     for one step with two different embeddings.
     """
-    checkpoints = [read_checkpoint(path, grid) for path in find_checkpoints(paths)]
+    folders = [[read_checkpoint(file, grid) for file in files_of(path)] for path in paths]
+    for line in dict.fromkeys(line for folder in folders for checkpoint in folder for line in checkpoint.notes):
+        note(line)
+    found = [checkpoint for folder in folders for checkpoint in _without_final_model(folder, note)]
+    checkpoints = list({checkpoint.path.resolve(): checkpoint for checkpoint in found}.values())
     _require_one_shape(checkpoints)
     if all(checkpoint.step is not None for checkpoint in checkpoints):
         checkpoints.sort(key=lambda checkpoint: checkpoint.step or 0)
@@ -75,19 +84,13 @@ def load_history(paths: Sequence[Path], grid: tuple[int, int] | None = None) -> 
     return checkpoints
 
 
-def find_checkpoints(paths: Sequence[Path]) -> list[Path]:
-    """The safetensors files that files and folders stand for, each once. Raises VitpeError when there is none."""
-    found = [file for path in paths for file in _files_of(path)]
-    return list({file.resolve(): file for file in found}.values())
-
-
 def read_checkpoint(path: Path, grid: tuple[int, int] | None = None) -> Checkpoint:
     """Read one file of ours, timm's, torchvision's or Hugging Face's. Raises VitpeError as `load_history` does."""
-    header = read_header(path)
-    metadata = _vitpe_metadata(header)
-    stored_grid = metadata.get("grid_size")
-    embeddings: Embeddings = read_embeddings(header, grid or (tuple(stored_grid) if stored_grid else None))
-    step = metadata.get("step", _step_in_name(path))
+    with open_tensors(path) as file:
+        metadata = _vitpe_metadata(file)
+        stored_grid = metadata.get("grid_size")
+        embeddings = read_embeddings(file, grid, tuple(stored_grid) if stored_grid else None)
+    step = metadata.get("step", step_in_name(path))
     return Checkpoint(
         path=path,
         embeddings=embeddings.values,
@@ -96,6 +99,8 @@ def read_checkpoint(path: Path, grid: tuple[int, int] | None = None) -> Checkpoi
         images_seen=metadata.get("images_seen"),
         valid_accuracy=_valid_accuracy(path, metadata, step),
         face=_face(metadata, embeddings.grid_size),
+        notes=embeddings.notes,
+        stamp=file.stamp,
     )
 
 
@@ -111,36 +116,19 @@ def evenly(num_items: int, max_items: int) -> list[int]:
     return [round(index) for index in np.linspace(0, num_items - 1, max_items)]
 
 
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise VitpeError(f"no such file or folder: {path}", hint="give a run folder, its ckpts, or checkpoint files")
-    for folder, pattern in ((path / "ckpts", "*.safetensors"), (path, "*.safetensors"), (path, "*/model.safetensors")):
-        files = [file for file in folder.glob(pattern) if file.is_file() and not file.name.startswith(".")]
-        if files:
-            return sorted(files, key=_natural_key)
-    raise VitpeError(f"no .safetensors checkpoint in {path}", hint="train one with `vitpe train`, or name the files")
-
-
-def _natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sorts step-9 before step-10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(path))]
-
-
-def _vitpe_metadata(header: SafetensorsHeader) -> dict[str, Any]:
+def _vitpe_metadata(file: TensorFile) -> dict[str, Any]:
     """Our JSON, checked as far as it is used here; empty for other people's files."""
-    text = header.metadata.get(METADATA_KEY)
+    text = file.metadata.get(METADATA_KEY)
     if text is None:
         return {}
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _damaged_metadata(header.path, "no JSON") from error
+        raise _damaged_metadata(file.path, "no JSON") from error
     match metadata:
         case {"format_version": int(version)} if version > FORMAT_VERSION:
             raise VitpeError(
-                f"{header.path} has format version {version}, this vitpe reads {FORMAT_VERSION}",
+                f"{file.path} has format version {version}, this vitpe reads {FORMAT_VERSION}",
                 hint="a newer vitpe wrote it: update",
             )
         case {"step": int(step), "images_seen": int(seen), "grid_size": [int(rows), int(columns)]} if (
@@ -148,18 +136,11 @@ def _vitpe_metadata(header: SafetensorsHeader) -> dict[str, Any]:
         ):
             return dict(metadata)
         case _:
-            raise _damaged_metadata(header.path, "without step, images_seen or grid_size")
+            raise _damaged_metadata(file.path, "without step, images_seen or grid_size")
 
 
 def _damaged_metadata(path: Path, fact: str) -> VitpeError:
     return VitpeError(f"{path}: its metadata is {fact}", hint="the file is damaged: copy or save it again")
-
-
-def _step_in_name(path: Path) -> int | None:
-    for name in (path.stem, path.parent.name):
-        if match := STEP_IN_NAME.search(name):
-            return int(match[1])
-    return None
 
 
 def _valid_accuracy(path: Path, metadata: dict[str, Any], step: int | None) -> float | None:
@@ -173,10 +154,10 @@ def _valid_accuracy(path: Path, metadata: dict[str, Any], step: int | None) -> f
 
 
 def _accuracy_in_log(path: Path, step: int | None) -> float | None:
-    """The log is only a second source: a row that is missing or half written is no reason to fail."""
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+    """The log is only a second source: what is missing, half written or may not be read is no reason to fail."""
+    with suppress(OSError, csv.Error), path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
-            if row.get("step") == str(step) and re.fullmatch(r"[01]?\.\d+|[01]", row.get("valid_accuracy") or ""):
+            if row.get("step") == str(step) and re.fullmatch(r"[01]?\.[0-9]+|[01]", row.get("valid_accuracy") or ""):
                 return float(row["valid_accuracy"])
     return None
 
@@ -190,6 +171,21 @@ def _face(metadata: dict[str, Any], grid_size: tuple[int, int]) -> FaceGeometry 
         } if grid_size == (height // patch_size, width // patch_size):
             return face_geometry((height, width), patch_size)
     return None
+
+
+def _without_final_model(folder: Sequence[Checkpoint], note: Callable[[str], None]) -> list[Checkpoint]:
+    """One folder's checkpoints, less those without a step where others have one: a trainer's final or best model.
+
+    It is as a rule a copy of one of them; what differs from all is noted.
+    """
+    stepless = [checkpoint for checkpoint in folder if checkpoint.step is None]
+    if not stepless or len(stepless) == len(folder):
+        return list(folder)
+    others = [checkpoint for checkpoint in folder if checkpoint.step is not None]
+    for checkpoint in stepless:
+        if not any(np.array_equal(checkpoint.embeddings, other.embeddings) for other in others):
+            note(f"{checkpoint.path} is left out: it does not say its step, and no checkpoint has its embeddings")
+    return others
 
 
 def _require_one_shape(checkpoints: Sequence[Checkpoint]) -> None:

@@ -41,7 +41,7 @@ class VizOptions:
     size: about how wide the animation is, in pixels; cells of the maps take whole pixels.
     cmap: a colour map of matplotlib's, checked where it is used.
     per_tile_scale: each map on its own scale instead of one for all.
-    grid: "13x11", rows and columns of patches, for files that do not say it and whose grid is not square.
+    grid: "13x11", rows and columns of patches, for files that do not say it.
     html, stills: whether to write the page, and the still pictures.
     max_frames: longer histories are thinned evenly for the animation; numbers are of all checkpoints.
     """

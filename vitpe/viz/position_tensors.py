@@ -4,6 +4,7 @@ Names are those of timm (and of vitpe), torchvision, Hugging Face transformers a
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.errors import VitpeError
-from vitpe.viz.tensors import SafetensorsHeader, read_tensor
+from vitpe.model.grid import Grid, PatchRows, split_rows, tokens_before_patches
+from vitpe.runs.config_beside import facts_beside
+from vitpe.runs.tensor_file import BYTES_PER_VALUE, TensorFile
 
 POSITION_NAMES = (
     "pos_embed",
     "pos_embedding",
     "embeddings.position_embeddings",
     "embeddings.position_embedding.weight",
+    "embeddings.position_embedding",
 )
 FILTER_NAMES = (
     "patch_embed.proj.weight",
@@ -25,109 +29,134 @@ FILTER_NAMES = (
     "patch_embeddings.projection.weight",
     "embeddings.patch_embedding.weight",
 )
-# Tokens that stand before the patches, by the last part of their name. Each counts as many rows as it has.
-PREFIX_TOKEN_NAMES = (
-    "cls_token",
-    "class_token",
-    "class_embedding",
-    "dist_token",
-    "distillation_token",
-    "reg_token",
-    "register_tokens",
-)
+FLOATS = ("F64", "F32", "F16", "BF16")
 # Other networks that may lie in the same file.
 OTHER_NETWORKS = ("decoder", "text_model", "teacher", "predictor")
-# Of named tensors; a file with forty of them, damaged or made with intent, has more sums than memory can hold.
-MAX_PREFIX_TOKENS = 6
 # More tiles than this no picture can show.
 MAX_PATCHES = 1600
+MAX_WIDTH = 1 << 16
+MAX_FILTER_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """values: (N, D) float32 of the patches alone; grid_size: (Gh, Gw), Gh·Gw = N."""
+    """values: (N, D) float32 of the patches alone; grid_size: (Gh, Gw), Gh·Gw = N. notes: what was assumed, or read
+    elsewhere, one line each, the same for files of one kind.
+    """
 
     values: NDArray[np.float32]
-    grid_size: tuple[int, int]
+    grid_size: Grid
+    notes: tuple[str, ...] = ()
 
 
-def read_embeddings(header: SafetensorsHeader, grid: tuple[int, int] | None) -> Embeddings:
+def read_embeddings(file: TensorFile, asked: Grid | None, stored: Grid | None = None) -> Embeddings:
     """Read the patches' position embeddings.
 
-    grid: (rows, columns) when it is known; otherwise the grid must be square.
-    Raises VitpeError, naming the file, when there are no position embeddings or when their number fits no grid.
+    asked, stored: (rows, columns) as the user and our own metadata say. Where neither does, config.json beside the
+    file may, or the tensor's shape; see `split_rows` for files of which nothing is known.
+    Raises VitpeError, naming the file, when there are no position embeddings, when their number fits no grid, when it
+    fits more than one, and when two sources contradict each other.
     """
-    name = _find(header, POSITION_NAMES)
+    name, others = _find(file, POSITION_NAMES)
     if name is None:
         raise VitpeError(
-            f"{header.path} holds no position embeddings",
+            f"{file.path} holds no position embeddings",
             hint="give a ViT with learned ones; looked for " + ", ".join(POSITION_NAMES),
         )
-    shape = header.tensors[name].shape
+    shape = file.tensors[name].shape
     if len(shape) == 4 and shape[0] == 1:  # (1, Gh, Gw, D), as in SAM
-        grid = grid or (shape[1], shape[2])
+        stored = stored or (shape[1], shape[2])
         num_rows, width = shape[1] * shape[2], shape[3]
     elif len(shape) in (2, 3) and math.prod(shape[:-2]) == 1:
         num_rows, width = shape[-2:]
     else:
-        raise VitpeError(f"{header.path}: {name} has shape {shape}, not (1, tokens, width)", hint="is this a ViT?")
-    num_prefix, grid_size = _split(header, num_rows, grid)
-    if grid_size[0] * grid_size[1] > MAX_PATCHES:
+        raise VitpeError(f"{file.path}: {name} has shape {shape}, not (1, tokens, width)", hint="is this a ViT?")
+    if num_rows > 2 * MAX_PATCHES or width > MAX_WIDTH:
+        raise _too_large(file, f"{num_rows} position embeddings of width {width}")
+    if stored is not None and asked not in (None, stored):
         raise VitpeError(
-            f"{header.path} has {grid_size[0]} x {grid_size[1]} patches, at most {MAX_PATCHES} can be drawn",
-            hint="resample the position embeddings to a smaller grid",
+            f"{file.path} says that its grid is {stored[0]} x {stored[1]}, not {asked[0]} x {asked[1]}",
+            hint="do without --grid",
         )
-    return Embeddings(read_tensor(header, name).reshape(num_rows, width)[num_prefix:], grid_size)
+    rows, notes = _split(file, num_rows, width, asked or stored)
+    if math.prod(rows.grid_size) > MAX_PATCHES:
+        raise _too_large(file, f"{rows.grid_size[0]} x {rows.grid_size[1]} patches")
+    if others:
+        notes.append(f"of {1 + len(others)} networks in the file this is {name}, not {others[0]}")
+    return Embeddings(read_floats(file, name).reshape(num_rows, width)[rows.num_prefix :], rows.grid_size, tuple(notes))
 
 
-def read_filters(header: SafetensorsHeader) -> NDArray[np.float32] | None:
+def _too_large(file: TensorFile, fact: str) -> VitpeError:
+    return VitpeError(
+        f"{file.path} has {fact}, at most {MAX_PATCHES} of width {MAX_WIDTH} can be drawn",
+        hint="resample the position embeddings to a smaller grid",
+    )
+
+
+def read_filters(file: TensorFile) -> NDArray[np.float32] | None:
     """The patch projection's filters (D, C, P, P); None when the file has none or its projection is no convolution."""
-    name = _find(header, FILTER_NAMES)
-    if name is None or len(header.tensors[name].shape) != 4:
+    name, _ = _find(file, FILTER_NAMES)
+    if name is None or len(file.tensors[name].shape) != 4:
         return None
-    return read_tensor(header, name)
+    if math.prod(file.tensors[name].shape) > MAX_FILTER_VALUES:
+        raise VitpeError(
+            f"{file.path}: {name} has shape {file.tensors[name].shape}", hint="no patch projection is as large"
+        )
+    return read_floats(file, name)
 
 
-def _find(header: SafetensorsHeader, suffixes: Iterable[str]) -> str | None:
-    """The shortest tensor name that is one of `suffixes`, or ends in one after a dot."""
-    matches = (
-        name
-        for suffix in suffixes
-        for name in sorted(header.tensors, key=len)
-        if f".{name}".endswith(f".{suffix}") and not any(other in name for other in OTHER_NETWORKS)
-    )
-    return next(matches, None)
+def read_floats(file: TensorFile, name: str) -> NDArray[np.float32]:
+    """Read one tensor as float32, whatever float type it is stored in.
 
-
-def _split(header: SafetensorsHeader, num_rows: int, grid: tuple[int, int] | None) -> tuple[int, tuple[int, int]]:
-    """How many rows stand before the patches, and the patches' grid."""
-    counts = _possible_prefixes(header)
-    for num_prefix in counts:
-        num_patches = num_rows - num_prefix
-        side = math.isqrt(max(num_patches, 0))
-        guess = grid or (side, side)
-        if num_patches > 1 and guess[0] * guess[1] == num_patches:
-            return num_prefix, guess
-    wanted = f"not {grid[0]} x {grid[1]}" if grid else "no square"
-    raise VitpeError(
-        f"{header.path} has {num_rows} position embeddings: with {' or '.join(map(str, counts))} of them for tokens"
-        f" that are no patches, the rest is {wanted}",
-        hint="give the grid of patches, for example --grid 13x11 for 13 rows and 11 columns",
-    )
-
-
-def _possible_prefixes(header: SafetensorsHeader) -> tuple[int, ...]:
-    """How many rows may stand before the patches: every sum of the tokens that the file names, and none.
-
-    Not every named token has a position embedding: timm's register models have none for class and register tokens,
-    Hugging Face's have one for the class token alone. A file without names may or may not have a class token.
+    Raises VitpeError, naming the file and the tensor, for other types and for values that are not finite.
     """
-    sizes = [
-        math.prod(entry.shape[:-1])
-        for name, entry in header.tensors.items()
-        if name.split(".")[-1] in PREFIX_TOKEN_NAMES and not any(other in name for other in OTHER_NETWORKS)
-    ]
-    sums = {0}
-    for size in sorted(sizes)[:MAX_PREFIX_TOKENS] or [1]:
-        sums |= {size + other for other in sums}
-    return tuple(sorted(sums, reverse=True))
+    entry = file.tensors[name]
+    if entry.dtype not in FLOATS:
+        raise VitpeError(
+            f"{file.path}: {name} is stored as {entry.dtype}, not as one of {', '.join(FLOATS)}",
+            hint="save the checkpoint in a float type",
+        )
+    assert entry.num_bytes == math.prod(entry.shape) * BYTES_PER_VALUE[entry.dtype]
+    data = np.empty(entry.num_bytes, np.uint8)
+    file.read_into(name, data.data)
+    values = _to_float32(data, entry.dtype).reshape(entry.shape)
+    if not np.isfinite(values).all():
+        raise VitpeError(
+            f"{file.path}: {name} holds values that are not finite",
+            hint="the training run diverged; draw an earlier checkpoint",
+        )
+    return values
+
+
+def _to_float32(data: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":  # the upper half of a float32; numpy has no such type
+        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # of float64: infinite then, and said to be
+        return data.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
+
+
+def _find(file: TensorFile, suffixes: Iterable[str]) -> tuple[str | None, list[str]]:
+    """The shortest tensor name that is one of `suffixes`, or ends in one after a dot, and the others that do."""
+    for suffix in suffixes:
+        matches = [name for name in sorted(file.tensors, key=len) if f".{name}".endswith(f".{suffix}")]
+        matches = [name for name in matches if not _is_of_another_network(name)]
+        if matches:
+            return matches[0], matches[1:]
+    return None, []
+
+
+def _is_of_another_network(name: str) -> bool:
+    return any(other in name for other in OTHER_NETWORKS)
+
+
+def _split(file: TensorFile, num_rows: int, width: int, known: Grid | None) -> tuple[PatchRows, list[str]]:
+    """The rows of the patches, and what a user should know of how that was found."""
+    shapes = {name: entry.shape for name, entry in file.tensors.items() if not _is_of_another_network(name)}
+    tokens = tokens_before_patches(shapes, width)
+    is_whole = any(re.search(r"\.[0-9]+\.", name) for name in shapes)  # a numbered block
+    beside = None if known else facts_beside(file.path, file.tensors, width).grid_size
+    try:
+        rows = split_rows(num_rows, tokens, known=known, beside=beside, is_whole=is_whole)
+    except VitpeError as error:
+        raise VitpeError(f"{file.path} has {error.message}", error.hint) from error
+    return rows, [rows.assumed] if rows.assumed else []

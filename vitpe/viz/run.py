@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from vitpe.files import write_atomic
+from vitpe.model.grid import parse_grid
 from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, make_palette
 from vitpe.viz.explained import explained_picture
 from vitpe.viz.figures import components_picture
 from vitpe.viz.frames import FramePainter
 from vitpe.viz.gif import make_folder, png, write_animation
-from vitpe.viz.history import Checkpoint, evenly, load_history, parse_grid
+from vitpe.viz.history import Checkpoint, evenly, load_history
 from vitpe.viz.html import page
 from vitpe.viz.layout import lay_out
 from vitpe.viz.numbers import checkpoint_record, random_numbers
@@ -40,7 +41,8 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     Raises VitpeError for checkpoints that cannot be read or do not belong together, and for places to write that fail.
     """
     options = options or VizOptions()
-    history = load_history(paths, parse_grid(options.grid) if options.grid else None)
+    notes: list[str] = []
+    history = load_history(paths, parse_grid(options.grid) if options.grid else None, notes.append)
     first = history[0]
     random = random_numbers(first.embeddings.shape[1], first.grid_size, first.face)
     records = tuple(checkpoint_record(checkpoint, random) for checkpoint in history)
@@ -49,7 +51,7 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     palette = make_palette(options.cmap)
     make_folder(options.out)
 
-    written, notes = [], []
+    written = []
     shown = evenly(len(history), options.max_frames)
     frames = [history[index] for index in shown]
     curve = Curve(

@@ -1,0 +1,120 @@
+"""Which checkpoint files a path stands for. Names and folders alone: no file is opened."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from vitpe.errors import VitpeError
+from vitpe.runs.tensor_file import INDEX_SUFFIX, PICKLE_SUFFIXES, is_pickle
+
+_SUFFIX = ".safetensors"
+_MODEL = ("model.safetensors", "model" + INDEX_SUFFIX)
+_SHARD = re.compile(r".*-[0-9]{5}-of-[0-9]{5}\.safetensors")
+# How other trainers write the step into a name, e.g. Hugging Face's checkpoint-500/model.safetensors.
+_STEP = re.compile(r"(?<![a-z])(?:step|checkpoint|ckpt|iter)[-_=]?([0-9]{1,18})(?![0-9])", re.IGNORECASE)
+
+
+def kind_of(path: Path) -> Literal["file", "folder"] | None:
+    """None when nothing is there; VitpeError where that cannot be known."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise VitpeError(f"cannot read {path}: {reason}", "check the name and its permissions") from error
+    return "folder" if path.is_dir() else "file"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The history that a run's folder, a folder of checkpoints, or a trainer's folder of folders stands for.
+
+    A file stands for itself. Of a Hugging Face Trainer's folder, the final model comes after its checkpoints. Files
+    are sorted by name, step-9 before step-10; shards are there as their index. VitpeError when there is none.
+    """
+    match kind_of(path):
+        case "file":
+            return [path]
+        case None:
+            raise VitpeError(f"no such file or folder: {path}", "give a run folder, its ckpts, or checkpoint files")
+    for folder in (path / "ckpts", path):
+        single = _single_files(folder) if kind_of(folder) == "folder" else []
+        nested = _nested_files(path) if folder == path else []
+        if {file.name for file in single} <= set(_MODEL):
+            single = nested + single
+        if single:
+            return single
+    pickles = sorted(file for file in _entries(path) if file.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise is_pickle(pickles[0])
+    raise VitpeError(f"no .safetensors checkpoint in {path}", "train one with `vitpe train`, or name the files")
+
+
+def weights_of(path: Path) -> Path:
+    """The file of whole weights that a path stands for: itself, or of a folder best.safetensors or the one model."""
+    if kind_of(path) != "folder":
+        return path
+    single = _single_files(path)
+    for file in single:
+        if file.name in ("best.safetensors", *_MODEL):
+            return file
+    if len(single) == 1:
+        return single[0]
+    raise no_single_model(path)
+
+
+def no_single_model(folder: Path) -> VitpeError:
+    """For a folder where one model is expected, by what it holds instead."""
+    try:
+        files = files_of(folder)
+    except VitpeError as error:
+        return VitpeError(f"{folder} holds no checkpoint", error.hint)
+    count = f"{len(files)} checkpoint{'s' if len(files) > 1 else ''}"
+    run = folder.parent if folder.name == "ckpts" else folder
+    if run != folder and (run / "best.safetensors").is_file():
+        return VitpeError(f"{folder} is the history of a run, {count}", f"name the run, whose best is taken: {run}")
+    return VitpeError(f"{folder} holds {count}, none of them called best.safetensors", f"name one: {files[-1]}")
+
+
+def step_in_name(path: Path) -> int | None:
+    """As the file's name has it; of a file whose name says nothing, as its folder's name has it."""
+    match = _STEP.search(path.stem) or (_STEP.search(path.parent.name) if path.name in _MODEL else None)
+    return int(match[1]) if match else None
+
+
+def name_of(path: Path) -> str:
+    """What to call a checkpoint without a step: its file, or its folder where each file has the same name."""
+    return path.parent.name or path.stem if path.name in _MODEL else path.stem
+
+
+def _single_files(folder: Path) -> list[Path]:
+    """Checkpoints that lie in the folder itself."""
+    files = [file for file in _entries(folder) if file.name.endswith((_SUFFIX, INDEX_SUFFIX))]
+    has_index = any(file.name.endswith(INDEX_SUFFIX) for file in files)
+    files = [file for file in files if file.is_file() and not (has_index and _SHARD.fullmatch(file.name))]
+    return sorted(files, key=_natural_key)
+
+
+def _nested_files(folder: Path) -> list[Path]:
+    """One model of each folder below it."""
+    found = []
+    for below in _entries(folder):
+        models = [below / name for name in _MODEL if below.is_dir() and (below / name).is_file()]
+        found += models[:1]
+    return sorted(found, key=_natural_key)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is not hidden: unfinished files are."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise VitpeError(f"cannot read {folder}: {error.strerror or error}", "check its permissions") from error
+
+
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sorts step-9 before step-10. Digits are ASCII's: others, as in 1²3, are letters here."""
+    return [
+        (int(part), "") if part.isascii() and part.isdecimal() else (0, part)
+        for part in re.split(r"([0-9]+)", str(path))
+    ]
