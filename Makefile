@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml
 # Train on faces drawn by vitpe, score, predict one that it has not seen, and draw the position embeddings.
 DEMO := runs/demo
 demo: $(STAMP)
-	$(BIN)/vitpe train --run $(DEMO) --resume
+	$(BIN)/vitpe train --run $(DEMO) $(if $(wildcard $(DEMO)/config.json),--resume)
 	$(BIN)/vitpe eval $(DEMO)
 	@test -d $(DEMO)/faces || $(BIN)/vitpe draw $(DEMO)/faces --num-test 8
 	$(BIN)/vitpe predict $(DEMO)/faces/img_align_celeba/000001.jpg --checkpoint $(DEMO)

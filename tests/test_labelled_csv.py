@@ -2,8 +2,11 @@
 
 import csv
 import io
+import os
 import re
 import tempfile
+import time
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -97,7 +100,10 @@ def test_minus_one_means_no(folder):
     assert read(folder, text).labels.tolist() == [[0, 1], [1, 0]]
 
 
-@pytest.mark.parametrize("name", ["path", "file", "filename", "image", "image_id", "Path"])
+NAMES_OF_PATHS = ["path", "file", "filename", "image", "image_id", "Path", "file_name", "image_path", "img", "Img Name"]
+
+
+@pytest.mark.parametrize("name", [*NAMES_OF_PATHS, "fname"])
 def test_the_path_column_is_found_by_name(folder, name):
     assert list(read(folder, f"Smiling,split,{name}\n1,train,c.jpg\n").names) == ["c.jpg"]
 
@@ -106,6 +112,76 @@ def test_without_a_known_name_the_first_column_is_the_path(folder):
     samples = read(folder, "photo,Smiling,split\nc.jpg,1,train\n")
     assert list(samples.names) == ["c.jpg"]
     assert samples.attributes == ("Smiling",)
+
+
+def test_of_two_columns_with_such_names_the_one_with_files_is_the_path(folder):
+    samples = read(folder, "image,file_name,split\n1,c.jpg,train\n")
+    assert (list(samples.names), samples.attributes, samples.labels.tolist()) == (["c.jpg"], ("image",), [[1]])
+
+
+@pytest.mark.parametrize(
+    ("no", "yes"),
+    [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("FALSE", "TRUE"), ("-1", "1"), ("-1.0", "1.0"), ("0", "1.00")],
+)
+def test_labels_as_programs_write_them(folder, no, yes):
+    text = table([f"a.jpg,train,{no},{yes}", f"b.jpg,train,{yes},{no}"])
+    assert read(folder, text).labels.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("value", ["", "nan", "0.5", "2", "1e-300", "yes", "None", "1,0"])
+def test_other_labels_are_refused(folder, value):
+    assert "line 2: Smiling is " in refusal(folder, table([f'a.jpg,train,"{value}",1']))
+
+
+def test_names_in_another_encoding_of_accents_are_the_same_names(folder):
+    composed, parted = (unicodedata.normalize(form, "Zoé.jpg") for form in ("NFC", "NFD"))
+    for on_disk, in_table in ((composed, parted), (parted, composed)):
+        (folder / on_disk).touch()
+        samples = read(folder, table([f"{in_table},train,1,0"]))
+        assert list(samples.names) == [on_disk]
+        message = refusal(folder, table([f"{in_table},train,1,0", f"{on_disk},valid,1,0"]))
+        assert message.startswith(f"FILE, line 3: {on_disk} again, as in line 2 |")
+        (folder / on_disk).unlink()
+    assert split_of(composed) == split_of(parted)
+
+
+def test_names_in_another_case_are_found_and_told(folder):
+    samples = read(folder, table(["A.JPG,train,1,0", "b.jpg,train,1,0"]))
+    assert list(samples.names) == ["a.jpg", "b.jpg"]
+    assert samples.notes[-1] == (f"1 path of {folder / 'labels.csv'} is spelt otherwise in {folder}: a.jpg for A.JPG")
+    (folder / "A.jpg").touch()
+    assert refusal(folder, table(["A.JPG,train,1,0"])) == (
+        "FILE, line 2: A.JPG may be A.jpg or a.jpg | write the file's name exactly as it is"
+    )
+
+
+CODES = {"train": "0", "valid": "1", "val": "1", "test": "2"}
+
+
+@pytest.mark.parametrize("column", ["split", "partition", "Partition", "evaluation_status", "subset"])
+@pytest.mark.parametrize(
+    "spell", [str, str.upper, CODES.get, lambda s: f"{CODES[s]}.0", {"train": "training", "val": "dev"}.get]
+)
+def test_the_split_however_it_is_called_and_spelt(folder, column, spell):
+    rows = [re.sub("train|valid|val|test", lambda found: spell(found[0]) or found[0], row) for row in ROWS]
+    text = table(rows, f"path,{column},Smiling,Glasses")
+    for split, names in (("train", ["a.jpg", "b.jpg"]), ("valid", ["c.jpg", "e.jpg"]), ("test", ["d.jpg"])):
+        samples = read(folder, text, split)
+        assert (list(samples.names), samples.attributes) == (names, ("Smiling", "Glasses"))
+        told = [f"the split is what {folder / 'labels.csv'} has in its column {column}"]
+        assert list(samples.notes) == told * (column != "split")
+
+
+def test_two_columns_of_the_split_must_agree(folder):
+    header = "path,split,partition,Smiling"
+    agreeing = table(["a.jpg,train,0,1", "b.jpg,valid,1,0", "c.jpg,test,2,0"], header)
+    assert list(read(folder, agreeing, "valid").names) == ["b.jpg"]
+    assert read(folder, agreeing).attributes == ("Smiling",)
+    assert refusal(folder, table(["a.jpg,train,0,1", "b.jpg,valid,0,0"], header)) == (
+        "FILE, line 3: split is valid, partition is 0"
+        " | keep one of these columns, or rename the one that is an attribute"
+    )
+    assert refusal(folder, table(["a.jpg,train,3,1"], header)).startswith("FILE, line 2: partition '3' | splits are")
 
 
 def test_folders_within_the_folder_and_paths_in_full(folder):
@@ -226,6 +302,74 @@ def test_many_problems_are_counted_and_the_first_three_named(folder):
     assert "line 7: no file x0.jpg; line 8: no file x1.jpg; line 9: no file x2.jpg; … 1,200 in all |" in message
 
 
+def test_a_large_table_is_refused_after_a_few_problems(folder):
+    for row, expected in (
+        ("x{}.jpg,train,1,0", f"{folder} has none of the first 10,000 files of FILE: no x0.jpg (line 2)"),
+        ("a.jpg,train,1,0", "FILE, line 3: a.jpg again, as in line 2; line 4: a.jpg again"),
+        ("a.jpg,train,1", "FILE, line 2: 3 fields; line 3: 3 fields; line 4: 3 fields; … 10,000 or more in all |"),
+    ):
+        text = table(row.format(number) for number in range(100_000))
+        began = time.process_time()
+        assert refusal(folder, text).startswith(expected)
+        assert time.process_time() - began < 2
+
+
+def test_many_columns_are_read_at_once(folder):
+    names = ",".join(f"A{number}" for number in range(100_000))
+    began = time.process_time()
+    samples = read(folder, table([f"a.jpg,train{',1' * 100_000}"], f"path,split,{names}"))
+    assert samples.labels.shape == (1, 100_000)
+    assert "columns are named 'a0'" in refusal(folder, table([], f"path,split,{names},A0"))
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\u200b", "\ufeff"])
+def test_names_that_control_a_terminal(folder, letter):
+    message = refusal(folder, table(["a.jpg,train,1,0"], f"path,split,Smi{letter}ling,Glasses"))
+    assert message.startswith("FILE, line 1: an attribute is named 'Smi\\")
+    assert message.isprintable()
+
+
+def test_names_in_any_language(folder):
+    header = "path,split,мужчина,می‌خندد,हँसी,微笑"
+    assert read(folder, table(["a.jpg,train,1,0,1,0"], header)).attributes == tuple(header.split(",")[2:])
+
+
+def test_images_that_are_no_files(folder):
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    (folder / "folder.jpg").mkdir()
+    (folder / "gone.jpg").symlink_to("nowhere")
+    names = ["pipe", "zero", "folder", "gone"]
+    message = refusal(folder, table(["a.jpg,train,1,0", *(f"{name}.jpg,train,1,0" for name in names)]))
+    expected = "FILE, line 3: pipe.jpg is no plain file; line 4: zero.jpg is no plain file; line 5: folder.jpg is no"
+    assert message.startswith(expected)
+    assert "… 4 in all | remove these rows" in message
+
+
+def test_a_table_that_is_no_file(folder, tmp_path_factory):
+    labels = tmp_path_factory.mktemp("tables") / "labels.csv"
+    for make, expected in (
+        (os.mkfifo, "it is a pipe, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a file"),
+        (Path.mkdir, "Is a directory"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    ):
+        make(labels)
+        with pytest.raises(VitpeError) as caught:
+            read_labelled_csv(folder, labels, "train", SIZE)
+        assert caught.value.message == f"cannot read {labels}: {expected}"
+        assert "CSV" in caught.value.hint
+        labels.rmdir() if labels.is_dir() else labels.unlink()
+
+
+def test_a_field_without_end(folder):
+    long = "x" * 140_000
+    assert refusal(folder, table([f"{long},train,1,0"])).startswith("FILE, line 2: field larger than field limit")
+    assert refusal(folder, table(["a.jpg,train,1,0", f'"{long}'])).startswith("FILE, line 3: field larger than")
+    assert len(refusal(folder, table([f"a.jpg,train,1,{'y' * 1000}"]))) < 300
+
+
 def test_another_folder_altogether(folder):
     message = refusal(folder, table(["p/a.jpg,train,1,0", "p/b.jpg,train,1,0"]))
     assert message == (
@@ -240,7 +384,7 @@ def test_images_without_a_row_are_told(folder):
     assert samples.notes == (
         f"4 images of {folder} have no row in {folder / 'labels.csv'} and are left out: a.jpg, c.jpg, d.jpg, …",
     )
-    assert samples.first(1).notes == samples.notes
+    assert samples.take([0], "more").notes == (*samples.notes, "more")
     assert read(folder, table(ROWS[:4])).notes == (
         f"1 image of {folder} has no row in {folder / 'labels.csv'} and is left out: e.jpg",
     )

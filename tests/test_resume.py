@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 import vitpe.training.loop
 from tests.helpers import Recorder, contents, run_python, tiny_config, train_tiny, write_celeba
+from tests.in_process import call_vitpe
 from tests.torture import comparable
 from vitpe.config import RunConfig, with_values
 from vitpe.errors import UsageError, VitpeError
@@ -122,10 +123,15 @@ def test_so_it_is_when_the_best_step_was_the_last(celeba: Path, tmp_path: Path, 
     assert read_info(run.best).step == 12
 
 
-def test_resume_where_there_is_no_run_starts_one(celeba: Path, trained_run: Path, tmp_path: Path) -> None:
-    recorder = train_tiny(celeba, tmp_path / "runs", resume=True)
-    assert recorder.notes[0] == f"{tmp_path / 'runs'} holds no run to resume: starting one"
-    assert comparable(tmp_path / "runs") == comparable(trained_run)
+def test_there_must_be_a_run_to_resume(celeba: Path, tmp_path: Path) -> None:
+    with pytest.raises(VitpeError, match=rf"{tmp_path / 'mistyped'} holds no run"):
+        train_tiny(celeba, tmp_path / "mistyped", resume=True)
+    called = call_vitpe("train", "--run", tmp_path / "mistyped", "--resume", "--device", "cpu")
+    assert called.code == 1
+    assert called.stderr == (
+        f"error: {tmp_path / 'mistyped'} holds no run\nhint: check its name, or train one first: vitpe train\n"
+    )
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_that_died_before_its_config_was_written_is_started_anew(
@@ -133,11 +139,8 @@ def test_a_run_that_died_before_its_config_was_written_is_started_anew(
 ) -> None:
     run = RunFolder(tmp_path / "runs")
     shutil.copytree(trained_run.parent / "runs" / "last", run.path / "last")
-    for resume in (True, False):
-        again = tmp_path / f"again-{resume}"
-        shutil.copytree(run.path, again)
-        train_tiny(celeba, again, resume=resume)
-        assert comparable(again) == comparable(trained_run)
+    train_tiny(celeba, run.path)
+    assert comparable(run.path) == comparable(trained_run)
 
 
 def test_a_run_without_its_state_is_refused(celeba: Path, stopped_run: RunFolder) -> None:

@@ -189,7 +189,7 @@ def start(config: RunConfig, folder: Path, state_interval: float, prepare: Calla
             prepare()
         torch.set_num_threads(1)  # torch makes its threads anew after a fork, which two threads must not do at once
         vitpe.training.loop.STATE_INTERVAL_SECONDS = state_interval
-        train(config, folder, torch.device("cpu"), Recorder(), resume=True)
+        train(config, folder, torch.device("cpu"), Recorder(), resume=RunFolder(folder).exists)
         code = 0
     except Interrupted as error:
         code = error.exit_code

@@ -145,8 +145,7 @@ def train(
     if init_grid is not None and init is None:
         raise UsageError(f"--init-grid {init_grid} without --init", "name the weights: --init FILE")
     grid = None if init_grid is None else parse_grid(init_grid, "--init-grid")
-    resuming = resume and RunFolder(run).config.exists()
-    if resuming:
+    if resume:
         stored = RunFolder(run).read_config()
         config = with_values(stored, given, "options")
         check_resumable(stored, config)
@@ -160,7 +159,7 @@ def train(
     rank = int(os.environ.get("RANK", "0"))
     with TrainReporter(quiet=num_workers() > 1 and rank > 0) as reporter:
         result = train(
-            config, run, select_device(device), reporter, resume=resuming, init=init, init_grid=grid, command=command
+            config, run, select_device(device), reporter, resume=resume, init=init, init_grid=grid, command=command
         )
     if rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}

@@ -94,6 +94,7 @@ class DataConfig:
     data: "drawn_faces", or a folder. labels: a CSV for folders that are not CelebA's.
     num_train, num_valid: how many faces to draw; None takes all images of a folder's split.
     store: where images wait: decoded on the "device", encoded in "memory", on "disk", or "auto".
+    flip: mirror every other training image; None for yes, unless an attribute's name tells left from right.
     """
 
     data: str = DRAWN_FACES
@@ -103,9 +104,14 @@ class DataConfig:
     store: Literal["auto", "device", "memory", "disk"] = "auto"
     mean: tuple[float, float, float] = CELEBA_MEAN
     std: tuple[float, float, float] = CELEBA_STD
-    flip: bool = True
+    flip: bool | None = None
 
     def __post_init__(self) -> None:
+        _require(
+            self.labels is None or self.data != DRAWN_FACES,
+            f"--labels {self.labels} without --data",
+            "name the folder of the images: --data FOLDER",
+        )
         for name in ("num_train", "num_valid"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{name} is {value}", "it must be at least 1")

@@ -53,13 +53,13 @@ def read_stream(file: BinaryIO, limit: int) -> bytes:
     """What is left of an unbuffered stream, when that is at most `limit` bytes; VitpeError as in `read_bounded`."""
     status = os.fstat(file.fileno())
     size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-    _check_count(size, limit)
+    check_count(size, limit)
     parts, count = [], 0
     # One byte more than there should be, so that a file comes in one piece; the kernel's own files declare no size.
     while part := file.read(min(size + 1 if size else _READ_BYTES, limit + 1 - count)):
         parts.append(part)
         count += len(part)
-        _check_count(count, limit)
+        check_count(count, limit)
     if part is None:
         raise VitpeError("to read it would be to wait: it is no plain file")
     return b"".join(parts)
@@ -83,7 +83,8 @@ def open_to_read(path: str | Path, *, streams: bool = False) -> BinaryIO:
         raise
 
 
-def _check_count(count: int, limit: int) -> None:
+def check_count(count: int, limit: int) -> None:
+    """VitpeError for more bytes than the limit."""
     if count > limit:
         raise VitpeError(f"{count:,} bytes is over the limit of {limit // 1_000_000} MB")
 

@@ -24,10 +24,10 @@ def measure(celeba: Path, repeats: int = 5) -> list[Row]:
 
     warnings.simplefilter("ignore")
     num_threads = os.cpu_count() or 1
-    samples = read_celeba(celeba, "train").first(NUM_IMAGES)
+    samples = read_celeba(celeba, "train").take(range(NUM_IMAGES))
     samples.preload()
     found = find_celeba(celeba)
-    encoded = [found.files.read(found.members[name]) for name in samples.names]
+    encoded = [found.files.read(str(found.member(name))) for name in samples.names]
     pool = ThreadPoolExecutor(num_threads)
 
     def ours() -> float:

@@ -121,8 +121,8 @@ def _decode_all(images: list[bytes]) -> list[Tensor]:
 
 def _write_images(celeba: Path, folder: Path, num_images: int) -> tuple[list[Path], list[bytes]]:
     found = find_celeba(celeba)
-    names = read_celeba(celeba, "train").first(num_images).names
-    encoded = [found.files.read(found.members[name]) for name in names]
+    names = read_celeba(celeba, "train").names[:num_images]
+    encoded = [found.files.read(str(found.member(name))) for name in names]
     files = [folder / Path(name).name for name in names]
     for file, data in zip(files, encoded, strict=True):
         file.write_bytes(data)

@@ -1,14 +1,18 @@
 """CelebA (Liu et al., ICCV 2015) in each layout that people have it in: as published, unpacked, and Kaggle's."""
 
 import csv
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from vitpe.data.file_samples import FileSamples, FolderFiles, ZipFiles
+from vitpe.data.file_samples import FileSamples, FolderFiles
+from vitpe.data.image_folder import check_folder, list_folder
+from vitpe.data.label_table import Values, check_attributes, open_table
+from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
 
 ATTRIBUTES: Final = tuple(
@@ -21,8 +25,10 @@ ATTRIBUTES: Final = tuple(
 SIZE: Final = (218, 178)
 """(height, width) of every published image."""
 NUM_PUBLISHED: Final = 202_599
-_SPLIT_CODES: Final = {"train": "0", "valid": "1", "test": "2"}
+_SPLIT_CODES: Final = {"0": "train", "1": "valid", "2": "test"}
 _FOLDERS: Final = ("", "Anno", "Eval", "Img", "celeba", "img_align_celeba")
+_IMAGE_FOLDERS: Final = ("img_align_celeba", "img_align_celeba_png")
+_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 _LAYOUT_HINT: Final = (
     "expected img_align_celeba.zip or img_align_celeba/, with list_attr_celeba.txt and list_eval_partition.txt"
     " (or Kaggle's .csv) beside it or under Anno/ and Eval/"
@@ -36,117 +42,211 @@ class CelebAFolder:
     attributes_file: Path
     partition_file: Path
     files: FolderFiles | ZipFiles
-    members: dict[str, str]
-    """Image name ("000001.jpg") → where `files` has it."""
+    _members: Mapping[str, Sequence[str]]
+    """An image's name without its suffix, in lower case → where `files` has it."""
+
+    def member(self, name: str) -> str | None:
+        """Where `files` has the image that the lists call `name` ("000001.jpg"), perhaps as .png or .JPG; None for
+        nowhere. VitpeError when it is there twice.
+        """
+        found = self._members.get(_stem(name), ())
+        found = [member for member in found if _base(member) == name] or found
+        if len(found) > 1:
+            raise VitpeError(
+                f"{self.files.path} has {name} more than once: {', '.join(found[:3])}", "keep one file for each image"
+            )
+        return found[0] if found else None
 
 
 def find_celeba(folder: Path) -> CelebAFolder:
     """Look for CelebA's files in `folder`; VitpeError says which is missing and what was expected."""
-    if not folder.is_dir():
-        raise VitpeError(f"no folder {folder}", f"pass the folder that holds CelebA: {_LAYOUT_HINT}")
+    check_folder(folder, f"pass the folder that holds CelebA: {_LAYOUT_HINT}")
     files, members = _find_images(folder)
+    by_stem: dict[str, list[str]] = {}
+    for member in members:
+        by_stem.setdefault(_stem(_base(member)), []).append(member)
     return CelebAFolder(
-        _find_table(folder, "list_attr_celeba"), _find_table(folder, "list_eval_partition"), files, members
+        _find_table(folder, "list_attr_celeba"), _find_table(folder, "list_eval_partition"), files, by_stem
     )
 
 
 def is_celeba(folder: Path) -> bool:
     """Whether `folder` has CelebA's attribute list, in any layout."""
-    return any(_candidates(folder, "list_attr_celeba", (".txt", ".csv")))
+    return any(_candidates(folder, "list_attr_celeba"))
+
+
+def has_celeba_images(folder: Path) -> bool:
+    """Whether `folder` has CelebA's images, or at least a place for them, in any layout."""
+    return any(
+        os.path.lexists(folder / inner / f"{name}{suffix}")
+        for inner in _FOLDERS
+        for name in _IMAGE_FOLDERS
+        for suffix in ("", ".zip")
+    )
 
 
 def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -> FileSamples:
     """The samples of one split ("train", "valid" or "test") whose images exist in `folder`, fitted to `stored_size`.
 
-    Raises VitpeError naming file and line for a malformed list, and when the split has no image at all.
+    Raises VitpeError naming file and line for a malformed list and an image that it names twice, and when the split has
+    no image at all.
     """
     found = find_celeba(folder)
-    code = _SPLIT_CODES[split]
-    wanted = {name for name, value in _read_partition(found.partition_file) if value == code}
-    present = sorted(wanted & found.members.keys())
+    partition = _read_partition(found.partition_file)
+    members = {name: member for name in partition if (member := found.member(name)) is not None}
+    wanted = [name for name, its_split in partition.items() if its_split == split]
+    present = sorted(name for name in wanted if name in members)
     if not present:
         raise VitpeError(
             f"{folder} has none of the {len(wanted):,} images of the {split} split", f"{found.files.path} holds others"
         )
-    attributes, rows = _read_attributes(found.attributes_file, set(present))
-    missing = next((name for name in present if name not in rows), None)
+    attributes, rows = _read_attributes(found.attributes_file, set(map(_stem, present)))
+    missing = next((name for name in present if _stem(name) not in rows), None)
     if missing is not None:
         raise VitpeError(f"{found.attributes_file} has no row for {missing}", "use the complete file")
-    labels = np.array([rows[name] for name in present], dtype=np.uint8)
-    members = [found.members[name] for name in present]
-    return FileSamples("celeba", attributes, present, labels, stored_size, found.files, members)
+    labels = np.array([rows[_stem(name)] for name in present], dtype=np.uint8)
+    notes = []
+    if renamed := [name for name in present if _base(members[name]) != name]:
+        first = f"{members[renamed[0]]} for {renamed[0]}"
+        notes.append(f"{len(renamed):,} images have other suffixes than in {found.partition_file}: {first}, …")
+    taken = [members[name] for name in present]
+    return FileSamples("celeba", attributes, present, labels, stored_size, found.files, taken, tuple(notes))
 
 
-def _find_images(folder: Path) -> tuple[FolderFiles | ZipFiles, dict[str, str]]:
+def _find_images(folder: Path) -> tuple[FolderFiles | ZipFiles, list[str]]:
+    """The images' files and their names there, in the first place that has any."""
     for inner in _FOLDERS:
-        images = folder / inner / "img_align_celeba"
-        for candidate in (images / "img_align_celeba", images):
-            names = [path.name for path in candidate.glob("*.jpg")] if candidate.is_dir() else []
-            if names:
-                return FolderFiles(candidate), {name: name for name in names}
-        archive = folder / inner / "img_align_celeba.zip"
-        if archive.is_file():
-            zipped = ZipFiles(archive)
-            return zipped, {name.rpartition("/")[2]: name for name in zipped.names() if name.endswith(".jpg")}
+        for name in _IMAGE_FOLDERS:
+            images = folder / inner / name
+            for candidate in (images / name, images):
+                if names := _image_names(list_folder(candidate)):
+                    return FolderFiles(candidate), names
+            archive = images.with_suffix(".zip")
+            if os.path.lexists(archive):
+                zipped = ZipFiles(archive)
+                return zipped, _published(_image_names(zipped.names()))
     raise VitpeError(f"{folder} has no CelebA images", _LAYOUT_HINT)
 
 
+def _image_names(names: Iterable[str]) -> list[str]:
+    """Those of images, without what macOS adds to folders and archives (__MACOSX/._000001.jpg)."""
+    return [name for name in names if name.lower().endswith(_SUFFIXES) and not any(map(_is_hidden, _parts(name)))]
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"
+
+
+def _published(members: list[str]) -> list[str]:
+    """Those in a folder of the published name, where there is one: archives also hold samples and thumbnails."""
+    inside = [member for member in members if _parts(member)[-2:-1] in ([name] for name in _IMAGE_FOLDERS)]
+    return inside or members
+
+
+def _parts(member: str) -> list[str]:
+    """Of a path in an archive, which some programs write with backslashes."""
+    return member.replace("\\", "/").split("/")
+
+
+def _base(member: str) -> str:
+    return _parts(member)[-1]
+
+
+def _stem(name: str) -> str:
+    """What an image is known by: people have them as .png and .JPG, too."""
+    return os.path.splitext(name)[0].lower()  # noqa: PTH122 - 200,000 of them
+
+
 def _find_table(folder: Path, stem: str) -> Path:
-    for path in _candidates(folder, stem, (".txt", ".csv")):
+    for path in _candidates(folder, stem):
         return path
     raise VitpeError(f"{folder} has no {stem}.txt", _LAYOUT_HINT)
 
 
-def _candidates(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _candidates(folder: Path, stem: str) -> Iterator[Path]:
     for inner in _FOLDERS:
-        for suffix in suffixes:
+        for suffix in (".txt", ".csv"):
             path = folder / inner / (stem + suffix)
-            if path.is_file():
+            if os.path.lexists(path):
                 yield path
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of every line that is not blank; commas or runs of spaces part them."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with open_table(path) as file:
+            if path.suffix == ".csv":
+                reader = csv.reader(file)
+                yield from ((reader.line_num, row) for row in reader if row)
+            else:
+                yield from ((number, row) for number, row in enumerate(map(str.split, file), start=1) if row)
+    except VitpeError as error:
+        raise VitpeError(f"cannot read {path}: {error.message}", "download it again") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise VitpeError(f"cannot read {path}: {error}", "download it again") from error
-    fields = csv.reader(lines) if path.suffix == ".csv" else map(str.split, lines)
-    return ((number, row) for number, row in enumerate(fields, start=1) if row)
 
 
-def _read_partition(path: Path) -> Iterator[tuple[str, str]]:
+def _read_partition(path: Path) -> dict[str, str]:
+    """Image name → train, valid or test, for all images."""
+    splits: dict[str, str] = {}
+    lines: dict[str, int] = {}
     for number, row in _rows(path):
         if number == 1 and row[1:] == ["partition"]:
             continue
-        if len(row) != 2 or row[1] not in _SPLIT_CODES.values():
+        if len(row) != 2 or row[1] not in _SPLIT_CODES:
             raise VitpeError(
-                f"{path}, line {number}: {' '.join(row)!r}",
+                f"{path}, line {number}: {' '.join(row)[:100]!r}",
                 "expected an image name and 0 (train), 1 (valid) or 2 (test)",
             )
-        yield row[0], row[1]
+        _check_new(path, number, row[0], lines)
+        splits[row[0]] = _SPLIT_CODES[row[1]]
+    return splits
 
 
 def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """The attribute names and the wanted rows, -1 turned into 0; every row's length is checked, wanted or not."""
+    """The attribute names, and the wanted images' labels, by what `_stem` makes of their names, -1 turned into 0.
+
+    Every row's length is checked, wanted or not.
+    """
     rows = _rows(path)
     number, header = next(rows, (0, []))
     if len(header) == 1 and header[0].isdigit():  # the published file opens with the number of rows
         number, header = next(rows, (0, []))
     attributes = tuple(header[1:] if header[:1] == ["image_id"] else header)
-    if not attributes or len(set(attributes)) != len(attributes):
+    if not attributes:
         raise VitpeError(f"{path}, line {number}: no header of attribute names", "download it again")
-    values = {"-1": 0, "0": 0, "1": 1}
+    try:
+        check_attributes(attributes)
+    except VitpeError as error:
+        raise VitpeError(
+            f"{path}, line {number}: no header of attribute names: {error.message}", "download it again"
+        ) from error
+    values = Values()
     found: dict[str, list[int]] = {}
+    lines: dict[str, int] = {}
     for number, row in rows:
         if len(row) != len(attributes) + 1:
             raise VitpeError(
                 f"{path}, line {number}: {len(row) - 1} values where the header names {len(attributes)} attributes",
                 "the file was cut or edited: download it again",
             )
-        if row[0] in wanted:
-            try:
-                found[row[0]] = [values[value] for value in row[1:]]
-            except KeyError as error:
-                raise VitpeError(f"{path}, line {number}: value {error} of {row[0]}", "expected -1, 0 or 1") from error
+        name = _check_new(path, number, row[0], lines)
+        if name in wanted:
+            labels = [values[text] for text in row[1:]]
+            if None in labels:
+                text = row[1 + labels.index(None)]
+                raise VitpeError(f"{path}, line {number}: value {text[:100]!r} of {row[0]}", "expected -1, 0 or 1")
+            found[name] = [int(label == 1) for label in labels]
     return attributes, found
+
+
+def _check_new(path: Path, number: int, name: str, lines: dict[str, int]) -> str:
+    """What the image is known by, entered into `lines`; VitpeError naming both lines when it was there before."""
+    stem = _stem(name)
+    before = lines.setdefault(stem, number)
+    if before != number:
+        raise VitpeError(
+            f"{path}, line {number}: {name} again, as in line {before}",
+            "keep one row for each image, or download it again",
+        )
+    return stem

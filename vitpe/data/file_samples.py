@@ -1,7 +1,5 @@
 """Samples whose images are files in a folder or in a zip archive."""
 
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.data import images
-from vitpe.data.images import ImageError, check_num_bytes, decode, fit
+from vitpe.data.images import ImageError, decode, fit
+from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
 from vitpe.files import read_bounded
 
@@ -37,36 +36,6 @@ class FolderFiles:
             return (self.path / name).stat().st_size
         except OSError:
             return 0
-
-
-class ZipFiles:
-    """Encoded images in a zip archive, by member name, read without unpacking it. Safe for threads."""
-
-    def __init__(self, archive: Path) -> None:
-        self.path = archive
-        try:
-            self._zip = zipfile.ZipFile(archive)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise VitpeError(f"cannot read {archive}: {error}", "download it again, or unpack what it holds") from error
-
-    def names(self) -> list[str]:
-        """Every member's name, folders left out."""
-        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
-
-    def read(self, name: str) -> bytes:
-        """The member's bytes; VitpeError naming it when the archive is damaged there."""
-        try:
-            check_num_bytes(self.size(name))
-            return self._zip.read(name)
-        except ImageError as error:
-            raise VitpeError(f"{self.path}: {name}: {error.message}", "remove it from the archive") from error
-        # RuntimeError is zipfile's word for an encrypted member, NotImplementedError for an unknown compression.
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise VitpeError(f"cannot read {name} in {self.path}: {error}", "download the archive again") from error
-
-    def size(self, name: str) -> int:
-        """Bytes of the image itself."""
-        return self._zip.getinfo(name).file_size
 
 
 class FileSamples:
@@ -97,19 +66,17 @@ class FileSamples:
         self._members = members
         self._encoded: list[bytes] | None = None
 
-    def first(self, count: int | None) -> "FileSamples":
-        """The first `count` samples, or all of them for None."""
-        if count is None:
-            return self
+    def take(self, indices: Sequence[int], *notes: str) -> "FileSamples":
+        """Some of the samples, with more notes."""
         return FileSamples(
             self.source,
             self.attributes,
-            self.names[:count],
-            self.labels[:count],
+            [self.names[index] for index in indices],
+            self.labels[list(indices)],
             self.stored_size,
             self._files,
-            self._members[:count],
-            self.notes,
+            [self._members[index] for index in indices],
+            (*self.notes, *notes),
         )
 
     def num_encoded_bytes(self) -> int:

@@ -1,11 +1,18 @@
-"""Any folder of images with a CSV of labels: a path column, columns of 0/1 or -1/1, and maybe a `split` column."""
+"""Any folder of images with a CSV of labels: a column of paths, columns of labels, and maybe one that is the split.
+
+A table of a million rows is read in one pass, and of one that is wrong no more than it takes to say so.
+"""
 
 import csv
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+import unicodedata
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -13,34 +20,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.data.file_samples import FileSamples, FolderFiles
+from vitpe.data.image_folder import IMAGE_SUFFIXES, ImageFolder, check_folder, is_file
+from vitpe.data.label_table import Splits, Values, check_attributes, open_table
 from vitpe.data.samples import stored_size
 from vitpe.errors import VitpeError
 
-PATH_COLUMNS: Final = ("path", "file", "filename", "image", "image_id")
-"""The path column's names, the first one found counts; without any it is the first column."""
-SPLIT_COLUMN: Final = "split"
-_SPLITS: Final = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+PATH_COLUMNS: Final = (
+    *("path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imagename", "imgname"),
+    *("image", "img", "imageid", "imgid", "photo", "picture"),
+)
+"""The path column's names, in lower case and without "_", "-" and spaces; the first one found counts."""
+SPLIT_COLUMNS: Final = ("split", "partition", "evaluationstatus", "subset")
 _SHARES: Final = {"train": 0.8, "valid": 0.9, "test": 1.0}
 """Upper bounds of a path's hash in [0, 1)."""
-_IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_VALUES: Final = {"0": 0, "1": 1, "-1": -1}
+_NO_PARTS: Final = str.maketrans("", "", "_- ")
 _NUM_NAMED: Final = 3
+_MAX_PROBLEMS: Final = 10_000
+_CELL: Final = 60  # characters of a cell that a message shows
 
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    path: str
-    split: str
-    values: Sequence[str]
+# What may be wrong with rows, by what to do about it
+_NO_PATH: Final = "name the image, or remove the line"
+_NO_SPLIT: Final = "splits are train, valid and test, or 0, 1 and 2"
+_TWO_SPLITS: Final = "keep one of these columns, or rename the one that is an attribute"
+_TWICE: Final = "keep one row for each image"
+_NO_LABEL: Final = "labels are 0 and 1, or -1 and 1; remove columns that are something else"
+_NO_FILE: Final = "remove these rows, or put the files into the folder of --data"
+_UNCLEAR: Final = "write the file's name exactly as it is"
+_PASS_CSV: Final = "pass a CSV file, which is read more than once: --labels labels.csv"
 
 
 @dataclass(frozen=True)
 class _Header:
     """Which column is what; `attributes` and `columns` go together."""
 
+    names: tuple[str, ...]
     path: int
-    split: int | None
+    splits: tuple[int, ...]
     attributes: tuple[str, ...]
     columns: tuple[int, ...]
 
@@ -53,188 +68,246 @@ def read_labelled_csv(folder: Path, labels: Path, split: str, img_size: tuple[in
     whatever else is in the table. img_size: (height, width) of the model; images are kept a little larger.
     Raises VitpeError naming the lines of whatever is wrong anywhere in the table.
     """
-    if not folder.is_dir():
-        raise VitpeError(f"no folder {folder}", "pass the folder that holds the images: --data FOLDER")
-    table = _read_table(labels, folder)
-    header = _read_header(labels, table)
-    rows = _read_rows(labels, header, table, folder)
-    values = _to_labels(labels, header, rows)
-    notes = _check_files(labels, rows, folder)
-    if header.split is None:
-        notes.append(f"{labels} has no split column: a hash of each path gives 80 % train, 10 % valid, 10 % test")
-    chosen = sorted((row.path, index) for index, row in enumerate(rows) if row.split == split)
+    check_folder(folder, "pass the folder that holds the images: --data FOLDER")
+    images = ImageFolder(folder)
+    table = _read(labels, images)
+    values = table.to_labels()
+    chosen = sorted((path, index) for index, path in enumerate(table.paths) if table.splits[index] == split)
     if not chosen:
-        counts = ", ".join(f"{sum(row.split == name for row in rows):,} {name}" for name in _SHARES)
+        counts = Counter(table.splits)
         raise VitpeError(
-            f"{labels} has no image of the {split} split ({counts})",
+            f"{labels} has no image of the {split} split ({', '.join(f'{counts[s]:,} {s}' for s in _SHARES)})",
             f"say which images are {split} in a column named split",
         )
     names = [path for path, _ in chosen]
     return FileSamples(
         "labelled_csv",
-        header.attributes,
+        table.header.attributes,
         names,
-        np.ascontiguousarray(values[[index for _, index in chosen]]),
+        values[[index for _, index in chosen]],
         stored_size(img_size),
         FolderFiles(folder),
         names,
-        tuple(notes),
+        tuple(table.notes()),
     )
 
 
 def split_of(path: str) -> str:
-    """The split that a path's hash puts it in; depends on nothing else."""
-    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
-    place = int.from_bytes(digest) / 2**64
+    """The split that a path's hash puts it in; depends on nothing else, nor on how its accents are encoded."""
+    text = unicodedata.normalize("NFC", path).encode(errors="surrogatepass")
+    place = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
     return next(split for split, bound in _SHARES.items() if place < bound or bound == 1)
 
 
-def _read_table(path: Path, folder: Path) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of every line that is not blank."""
+class _Problems:
+    """What is wrong in a table, by kind; the first few of each, and how many there are."""
+
+    def __init__(self, labels: Path) -> None:
+        self._labels = labels
+        self._found: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, hint: str, line: int, what: str) -> None:
+        """`hint` says what to do, and is the kind."""
+        self._counts[hint] += 1
+        if self._counts[hint] <= _NUM_NAMED:
+            self._found.setdefault(hint, []).append(f"line {line}: {what}")
+
+    @property
+    def too_many(self) -> bool:
+        """Whether reading on would help nobody."""
+        return self._counts.total() >= _MAX_PROBLEMS
+
+    def refuse(self, *hints: str) -> None:
+        """VitpeError of the first of these kinds that there is."""
+        for hint in hints:
+            if count := self._counts[hint]:
+                named = "; ".join(self._found[hint])
+                counted = f"{count:,}{' or more' if self.too_many else ''} in all"
+                raise VitpeError(f"{self._labels}, {named}{f'; … {counted}' if count > _NUM_NAMED else ''}", hint)
+
+
+class _Table:
+    """A table's rows as they are read: for each its line, its image's path, its split, its A labels (1, 0, -1)."""
+
+    def __init__(self, labels: Path, images: ImageFolder, header: _Header) -> None:
+        self.header = header
+        self.lines = array("q")
+        self.paths: list[str] = []
+        self.splits: list[str] = []
+        self._labels = labels
+        self._images = images
+        self._problems = _Problems(labels)
+        self._width = f"the header names {len(header.names)} columns"
+        self._cells = array("b")
+        self._values, self._splits = Values(), Splits()
+        self._line_of: dict[str, int] = {}
+        self._respelt: list[tuple[str, str]] = []
+        self._first_missing = ""
+
+    def read(self, rows: Iterable[tuple[int, list[str]]]) -> None:
+        """All rows; VitpeError naming the lines of what is wrong."""
+        num_rows = 0
+        for line, row in rows:
+            self._read_row(line, row)
+            num_rows += 1
+            if self._problems.too_many:
+                break
+        self._problems.refuse(self._width, _NO_PATH, _NO_SPLIT, _TWO_SPLITS, _TWICE, _NO_LABEL)
+        if self._first_missing and not self._line_of:
+            first = "first " if self._problems.too_many else ""
+            raise VitpeError(
+                f"{self._images.folder} has none of the {first}{num_rows:,} files of {self._labels}:"
+                f" no {self._first_missing}",
+                "paths are relative to the folder of --data",
+            )
+        self._problems.refuse(_UNCLEAR, _NO_FILE)
+
+    def _read_row(self, line: int, row: list[str]) -> None:
+        problems, names = self._problems, self.header.names
+        if len(row) != len(names):
+            problems.add(self._width, line, f"{len(row)} fields")
+            return
+        text = row[self.header.path].strip()
+        if not text:
+            problems.add(_NO_PATH, line, "no path")
+            return
+        path = self._find(line, text)
+        split = split_of(path) if not self.header.splits else self._split(line, row)
+        cells = [self._values[row[column]] for column in self.header.columns]
+        if None in cells:
+            for column, value in zip(self.header.columns, cells, strict=True):
+                if value is None:
+                    problems.add(_NO_LABEL, line, f"{names[column]} is {row[column].strip()[:_CELL]!r}")
+            return
+        self.lines.append(line)
+        self.paths.append(path)
+        self.splits.append(split)
+        self._cells.extend(cells)  # type: ignore[arg-type]
+
+    def _find(self, line: int, text: str) -> str:
+        """The image's path in the folder."""
+        found, shown = self._images.find(text), text[:_CELL]
+        if not found:
+            self._first_missing = self._first_missing or f"{shown} (line {line})"
+            what = "is no plain file" if self._images.has_other(text) else ""
+            self._problems.add(_NO_FILE, line, f"{shown} {what}" if what else f"no file {shown}")
+            return text
+        path = found[0]
+        before = self._line_of.setdefault(path, line)
+        if len(found) > 1:
+            self._problems.add(_UNCLEAR, line, f"{shown} may be {path} or {found[1]}")
+        elif before != line:
+            self._problems.add(_TWICE, line, f"{path[:_CELL]} again, as in line {before}")
+        elif posixpath.basename(path) != posixpath.basename(text.replace("\\", "/")):
+            self._respelt.append((path, text))
+        return path
+
+    def _split(self, line: int, row: list[str]) -> str:
+        first, *others = ((self.header.names[column], row[column]) for column in self.header.splits)
+        split = self._splits[first[1]]
+        for name, text in (first, *others):
+            if self._splits[text] is None:
+                self._problems.add(_NO_SPLIT, line, f"{name} {text.strip()[:_CELL]!r}")
+            elif split is not None and self._splits[text] != split:
+                self._problems.add(_TWO_SPLITS, line, f"{first[0]} is {first[1].strip()}, {name} is {text.strip()}")
+        return split or ""
+
+    def to_labels(self) -> NDArray[np.uint8]:
+        """(rows, A) 0/1. A column is 0/1 or -1/1; both in one would leave open what 0 means."""
+        values = np.frombuffer(self._cells, np.int8).reshape(len(self.lines), len(self.header.columns))
+        for column in np.flatnonzero((values == 0).any(axis=0) & (values == -1).any(axis=0)):
+            zero, minus = (self.lines[int((values[:, column] == value).argmax())] for value in (0, -1))
+            raise VitpeError(
+                f"{self._labels}: {self.header.attributes[column]} is 0 in line {zero} and -1 in line {minus}",
+                "a column is 0 and 1, or -1 and 1, not both",
+            )
+        return np.equal(values, 1).astype(np.uint8)
+
+    def notes(self) -> Iterator[str]:
+        """What was assumed, and what is left out."""
+        folder, labels = self._images.folder, self._labels
+        rest = self._images.visible.difference(self.paths)
+        images = sorted(name for name in rest if name.lower().endswith(IMAGE_SUFFIXES))
+        named = ", ".join(images[:_NUM_NAMED]) + (", …" if len(images) > _NUM_NAMED else "")
+        if len(images) == 1:
+            yield f"1 image of {folder} has no row in {labels} and is left out: {named}"
+        elif images:
+            yield f"{len(images):,} images of {folder} have no row in {labels} and are left out: {named}"
+        if self._respelt:
+            path, text = self._respelt[0]
+            many = len(self._respelt) > 1
+            paths = f"{len(self._respelt):,} paths of {labels} are" if many else f"1 path of {labels} is"
+            yield f"{paths} spelt otherwise in {folder}: {path} for {text}{', …' if many else ''}"
+        if not self.header.splits:
+            yield f"{labels} has no split column: a hash of each path gives 80 % train, 10 % valid, 10 % test"
+        elif other := [name for c in self.header.splits if (name := self.header.names[c]).lower() != SPLIT_COLUMNS[0]]:
+            yield f"the split is what {labels} has in its column {other[0]}"
+
+
+def _read(labels: Path, images: ImageFolder) -> _Table:
+    if not os.path.lexists(labels):
+        inside = images.folder / labels.name
+        raise VitpeError(f"no file {labels}", f"did you mean {inside}?" if is_file(inside) else _PASS_CSV)
     try:
-        # newline="" keeps line breaks within quotes
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = max(",;\t", key=header.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            return [(reader.line_num, [field.strip() for field in row]) for row in reader if row]
-    except FileNotFoundError as error:
-        inside = folder / path.name
-        hint = f"did you mean {inside}?" if inside.is_file() else "pass a CSV file: --labels labels.csv"
-        raise VitpeError(f"no file {path}", hint) from error
-    except OSError as error:
-        raise VitpeError(f"cannot read {path}: {error.strerror}", "pass a CSV file: --labels labels.csv") from error
+        file = open_table(labels)
+    except VitpeError as error:
+        raise VitpeError(f"cannot read {labels}: {error.message}", _PASS_CSV) from error
+    try:
+        delimiter = max(",;\t", key=file.readline().count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        rows = ((reader.line_num, row) for row in reader if row)
+        line, names = next(rows, (0, []))
+        first = next(rows, None)
+        table = _Table(labels, images, _read_header(labels, line, names, first[1] if first else []))
+        if first is None:
+            raise VitpeError(f"{labels} has a header and no rows", "each further line names an image and its labels")
+        table.read(chain([first], rows))
+        return table
     except UnicodeDecodeError as error:
-        raise VitpeError(f"{path} is not UTF-8 text", "save it as CSV in UTF-8") from error
+        raise VitpeError(f"{labels} is not UTF-8 text", "save it as CSV in UTF-8") from error
     except csv.Error as error:
-        raise VitpeError(f"{path}, line {reader.line_num}: {error}", "save it as plain CSV") from error
+        raise VitpeError(f"{labels}, line {reader.line_num}: {error}", "save it as plain CSV") from error
 
 
-def _read_header(labels: Path, table: list[tuple[int, list[str]]]) -> _Header:
-    if not table:
+def _read_header(labels: Path, line: int, cells: list[str], first: list[str]) -> _Header:
+    """first: the row after it, which shows where the paths are when no name does."""
+    if not cells:
         raise VitpeError(f"{labels} is empty", "its first line names the columns: path,Smiling,Glasses")
-    line, names = table[0]
-    where = f"{labels}, line {line}"
+    where, names = f"{labels}, line {line}", [name.strip() for name in cells]
     if "" in names:
         raise VitpeError(
             f"{where}: column {names.index('') + 1} has no name", "name it, or remove it (pandas: to_csv(index=False))"
         )
-    lower = [name.lower() for name in names]
-    twice = next((name for name in lower if lower.count(name) > 1), None)
-    if twice is not None:
-        raise VitpeError(f"{where}: {lower.count(twice)} columns are named {twice!r}", "remove all but one")
-    path = next((lower.index(name) for name in PATH_COLUMNS if name in lower), 0)
-    split = lower.index(SPLIT_COLUMN) if SPLIT_COLUMN in lower else None
-    columns = tuple(column for column in range(len(names)) if column not in (path, split))
-    if any(names[column] in _VALUES for column in columns):
+    name, count = Counter(name.lower() for name in names).most_common(1)[0]
+    if count > 1:
+        raise VitpeError(f"{where}: {count} columns are named {name[:_CELL]!r}", "remove all but one")
+    splits = tuple(column for column, name in enumerate(names) if _plain(name) in SPLIT_COLUMNS)
+    path = _path_column([_plain(name) for name in names], first)
+    columns = tuple(column for column in range(len(names)) if column != path and column not in splits)
+    values = Values()
+    if any(values[names[column]] is not None for column in columns):
         raise VitpeError(f"{where} is no header: a column would be named 0 or 1", "put the columns' names there")
-    if not columns or path == split:
+    if not columns or path in splits:
         raise VitpeError(
             f"{where}: no column of labels beside {', '.join(map(repr, names))}",
             "the header names a path column and the attributes: path,Smiling,Glasses",
         )
-    return _Header(path, split, tuple(names[column] for column in columns), columns)
+    attributes = tuple(names[column] for column in columns)
+    try:
+        check_attributes(attributes)
+    except VitpeError as error:
+        raise VitpeError(f"{where}: {error.message}", error.hint) from error
+    return _Header(tuple(names), path, splits, attributes, columns)
 
 
-def _read_rows(labels: Path, header: _Header, table: list[tuple[int, list[str]]], folder: Path) -> list[_Row]:
-    num_columns = len(table[0][1])
-    body = table[1:]
-    if not body:
-        raise VitpeError(f"{labels} has a header and no rows", "each further line names an image and its labels")
-    _refuse(
-        labels,
-        ((line, f"{len(row)} fields") for line, row in body if len(row) != num_columns),
-        f"the header names {num_columns} columns",
-    )
-    _refuse(
-        labels, ((line, "no path") for line, row in body if not row[header.path]), "name the image, or remove the line"
-    )
-    rows = []
-    for line, fields in body:
-        path = _normal_path(fields[header.path], folder)
-        split = split_of(path) if header.split is None else fields[header.split].lower()
-        rows.append(_Row(line, path, _SPLITS.get(split, split), [fields[column] for column in header.columns]))
-    _refuse(
-        labels,
-        ((row.line, f"split {row.split!r}") for row in rows if row.split not in _SHARES),
-        "splits are train, valid and test",
-    )
-    first: dict[str, int] = {}
-    for row in rows:
-        first.setdefault(row.path, row.line)
-    _refuse(
-        labels,
-        ((row.line, f"{row.path} again, as in line {first[row.path]}") for row in rows if first[row.path] != row.line),
-        "keep one row for each image",
-    )
-    return rows
+def _path_column(names: list[str], first: list[str]) -> int:
+    """By its name; of several, or of none, by what stands below it; else the first."""
+    named = [names.index(name) for name in PATH_COLUMNS if name in names]
+    images = [column for column, cell in enumerate(first) if cell.strip().lower().endswith(IMAGE_SUFFIXES)]
+    return next((column for column in named if column in images), next(iter([*named, *images]), 0))
 
 
-def _to_labels(labels: Path, header: _Header, rows: list[_Row]) -> NDArray[np.uint8]:
-    """(rows, A) 0/1. A column is 0/1 or -1/1; both in one would leave open what 0 means."""
-    _refuse(
-        labels,
-        (
-            (row.line, f"{name} is {value!r}")
-            for row in rows
-            for name, value in zip(header.attributes, row.values, strict=True)
-            if value not in _VALUES
-        ),
-        "labels are 0 and 1, or -1 and 1; remove columns that are something else",
-    )
-    values = np.array([[_VALUES[value] for value in row.values] for row in rows], dtype=np.int8)
-    for column in np.flatnonzero((values == 0).any(axis=0) & (values == -1).any(axis=0)):
-        zero, minus = (rows[int((values[:, column] == value).argmax())].line for value in (0, -1))
-        raise VitpeError(
-            f"{labels}: {header.attributes[column]} is 0 in line {zero} and -1 in line {minus}",
-            "a column is 0 and 1, or -1 and 1, not both",
-        )
-    return np.equal(values, 1).astype(np.uint8)
-
-
-def _check_files(labels: Path, rows: list[_Row], folder: Path) -> list[str]:
-    """A note for images without a row; VitpeError for rows without an image."""
-    present = set(_walk(folder))
-    rest = present.difference(row.path for row in rows)
-    missing = [row for row in rows if row.path not in present and not (folder / row.path).is_file()]
-    if len(missing) == len(rows):
-        raise VitpeError(
-            f"{folder} has none of the {len(rows):,} files of {labels}: no {rows[0].path} (line {rows[0].line})",
-            "paths are relative to the folder of --data",
-        )
-    _refuse(
-        labels,
-        ((row.line, f"no file {row.path}") for row in missing),
-        f"remove these rows, or put the files into {folder}",
-    )
-    images = sorted(name for name in rest if posixpath.splitext(name)[1].lower() in _IMAGE_SUFFIXES)
-    if not images:
-        return []
-    named = ", ".join(images[:_NUM_NAMED]) + (", …" if len(images) > _NUM_NAMED else "")
-    if len(images) == 1:
-        return [f"1 image of {folder} has no row in {labels} and is left out: {named}"]
-    return [f"{len(images):,} images of {folder} have no row in {labels} and are left out: {named}"]
-
-
-def _refuse(labels: Path, problems: Iterable[tuple[int, str]], hint: str) -> None:
-    """VitpeError with the first few of (line, what) and the count of all, unless there are none."""
-    found = list(problems)
-    if found:
-        named = "; ".join(f"line {line}: {what}" for line, what in found[:_NUM_NAMED])
-        more = f"; … {len(found):,} in all" if len(found) > _NUM_NAMED else ""
-        raise VitpeError(f"{labels}, {named}{more}", hint)
-
-
-def _normal_path(text: str, folder: Path) -> str:
-    """With forward slashes, without "." and "..", relative to the folder where it is within it."""
-    path = posixpath.normpath(text.replace("\\", "/"))
-    root = folder.resolve().as_posix() + "/"
-    return path.removeprefix(root)
-
-
-def _walk(folder: Path) -> Iterable[str]:
-    """Every visible file's path below the folder, relative to it, with forward slashes."""
-    for parent, _, names in os.walk(folder):
-        inner = Path(parent).relative_to(folder)
-        yield from ((inner / name).as_posix() for name in names if not name.startswith("."))
+def _plain(name: str) -> str:
+    return name.lower().translate(_NO_PARTS)

@@ -14,6 +14,7 @@ from vitpe.config import RunConfig, differences
 from vitpe.data.batches import Batches
 from vitpe.data.celeba import NUM_PUBLISHED
 from vitpe.data.file_samples import FileSamples
+from vitpe.data.label_table import tells_sides
 from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.device import describe_device
@@ -43,6 +44,7 @@ MAY_CHANGE: Final = frozenset(
 _PATHS: Final = frozenset({"data.data", "data.labels"})
 _HISTORY_LIMIT_BYTES: Final = 1 << 30
 _VALID_BATCH_SIZE: Final = 128
+_NUM_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -67,31 +69,30 @@ def train(
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
-    resume: continue the run in `folder`; where there is none, one is started.
+    resume: continue the run in `folder`.
     init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from. init_grid:
     (rows, columns) of its position embeddings, for files that do not say it.
     command: what a user types to resume, less --resume; stands in the note of an interrupted run.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
     run = RunFolder(folder)
-    resuming = resume and run.exists
-    if resuming:
+    if resume:
         check_resumable(run.read_config(), config)
     else:
         run.refuse_existing()
-        if resume:
-            reporter.note(f"{run.path} holds no run to resume: starting one")
     again = f"{command} --resume" if num_workers() == 1 else "the same torchrun command and --resume"
-    splits = [open_samples(config.data, split, config.model.img_size) for split in ("train", "valid")]
+    seed = config.train.seed
+    splits = [open_samples(config.data, split, config.model.img_size, seed) for split in ("train", "valid")]
+    _check_sides(config.data.flip, splits[0].attributes)
     with (
         stop_signals(f"continue with: {again}") as stop,
         joined(device) as workers,
         _speaking_once(workers),
         run.locked() if workers.is_first else nullcontext(),
     ):
-        if workers.is_first and not resuming:
+        if workers.is_first and not resume:
             run.refuse_existing()  # one may have come since
-        trainer = _prepare(config, run, device, reporter, workers, splits, resuming, init, init_grid)
+        trainer = _prepare(config, run, device, reporter, workers, splits, resume, init, init_grid)
         if not trainer.finished:
             batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
             trainer.run(*batches, stop)
@@ -144,6 +145,8 @@ def _prepare(
     if valid_samples.attributes != samples.attributes:
         raise VitpeError("the train and valid splits have different attributes", "use one table of labels for both")
     _describe_data(samples, valid_samples, reporter)
+    if samples.source == "labelled_csv" and config.data.flip is None:
+        reporter.note("training images are mirrored at random; if labels tell left from right: --set data.flip=false")
     plan = Plan.of(config.train, len(samples.names))
     if plan.batch_size % workers.world_size:
         raise UsageError(
@@ -237,7 +240,7 @@ def _open_batches(
         splits[0],
         batch_size=trainer.plan.batch_size,
         training=True,
-        flip=config.data.flip,
+        flip=config.data.flip is not False,
         rank=workers.rank,
         world_size=workers.world_size,
     )
@@ -269,8 +272,30 @@ def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
         reporter.note(f"data: CelebA, {to_train} images to train on, {to_validate} (of {NUM_PUBLISHED:,} published)")
     else:
         reporter.note(f"data: {to_train} images to train on, {to_validate}, {len(train.attributes)} attributes")
-    for note in getattr(train, "notes", ()):
+    notes = (*getattr(train, "notes", ()), *getattr(valid, "notes", ()))
+    for note in dict.fromkeys((*notes, *_constant(train, "train on"), *_constant(valid, "validate"))):
         reporter.note(note)
+
+
+def _constant(samples: Samples, purpose: str) -> Iterator[str]:
+    """A warning of attributes that are the same in all images, of which nothing can be learned, nor said how well."""
+    extremes = zip(samples.attributes, samples.labels.min(axis=0), samples.labels.max(axis=0), strict=True)
+    alike = [f"{name} (always {least})" for name, least, most in extremes if least == most]
+    if alike:
+        shown = ", ".join(alike[:_NUM_NAMED]) + (", …" if len(alike) > _NUM_NAMED else "")
+        attributes = "1 attribute has" if len(alike) == 1 else f"{len(alike)} attributes have"
+        yield f"warning: {attributes} one value only in the {len(samples.names):,} images to {purpose}: {shown}"
+
+
+def _check_sides(flip: bool | None, attributes: Sequence[str]) -> None:
+    """UsageError when images would be mirrored unasked, and their labels tell left from right."""
+    sided = [name for name in attributes if tells_sides(name)]
+    if flip is None and sided:
+        shown = ", ".join(sided[:_NUM_NAMED]) + (", …" if len(sided) > _NUM_NAMED else "")
+        raise UsageError(
+            f"labels tell left from right ({shown}), and training mirrors images",
+            "train without mirroring: --set data.flip=false (=true, where it does no harm)",
+        )
 
 
 def _fingerprint(splits: list[Samples]) -> str:

@@ -123,7 +123,7 @@ class RunFolder:
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise VitpeError(f"{self.path} holds no run", "train one first: vitpe train") from error
+            raise VitpeError(f"{self.path} holds no run", "check its name, or train one first: vitpe train") from error
         except (OSError, ValueError, RecursionError) as error:
             raise VitpeError(f"cannot read {self.config}: {error}", "restore it from a copy") from error
         return from_json(RunConfig, values, self.config)

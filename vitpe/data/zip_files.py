@@ -1,0 +1,94 @@
+"""A zip archive of images, read without unpacking it; no member is inflated beyond the size that it declares."""
+
+import bz2
+import copy
+import lzma
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+from vitpe.data import images
+from vitpe.errors import VitpeError
+from vitpe.files import check_count, open_to_read
+
+_ENCRYPTED = 1
+_MIN_LZMA_DICTIONARY = 1 << 12
+
+
+class ZipFiles:
+    """Encoded images in a zip archive, by member name. Safe for threads."""
+
+    def __init__(self, archive: Path) -> None:
+        self.path = archive
+        try:
+            with open_to_read(archive) as file:
+                if not os.fstat(file.fileno()).st_size:
+                    raise VitpeError("the file is empty (0 bytes)")
+            self._zip = zipfile.ZipFile(archive)
+        # zipfile raises nearly anything on damaged bytes; all of it means that this archive cannot be read.
+        except Exception as error:
+            raise VitpeError(
+                f"cannot read {archive}: {_reason(error)}", "download it again, or unpack what it holds"
+            ) from error
+
+    def names(self) -> list[str]:
+        """Every member's name as the archive has it, folders left out; one that is there twice comes twice."""
+        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
+
+    def read(self, name: str) -> bytes:
+        """The member's bytes; VitpeError naming it when it is damaged, encrypted or larger than any image."""
+        try:
+            info = self._zip.getinfo(name)
+            if info.flag_bits & _ENCRYPTED:
+                raise VitpeError("it is encrypted")
+            check_count(max(info.file_size, info.compress_size), images.MAX_BYTES)
+            # One byte more than declared: what it declares is no more than a claim.
+            data = _inflate(info.compress_type, self._compressed(info), info.file_size + 1)
+            if len(data) != info.file_size:
+                what = "more" if len(data) > info.file_size else "fewer"
+                raise VitpeError(f"it holds {what} than the {info.file_size:,} bytes that it declares")
+            if zlib.crc32(data) != info.CRC:
+                raise VitpeError("Bad CRC-32")
+            return data
+        except Exception as error:
+            raise VitpeError(
+                f"cannot read {name} in {self.path}: {_reason(error)}", "download the archive again, or repack it"
+            ) from error
+
+    def size(self, name: str) -> int:
+        """Bytes of the image itself, as the archive declares them."""
+        return self._zip.getinfo(name).file_size
+
+    def _compressed(self, info: zipfile.ZipInfo) -> bytes:
+        """The member's bytes as they are stored. zipfile itself would inflate without a bound."""
+        stored = copy.copy(info)
+        stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
+        del stored.CRC  # of the inflated bytes
+        with self._zip.open(stored) as member:
+            return member.read()
+
+
+def _inflate(kind: int, data: bytes, limit: int) -> bytes:
+    """At most `limit` bytes, which is above 0."""
+    match kind:
+        case zipfile.ZIP_STORED:
+            return data
+        case zipfile.ZIP_DEFLATED:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
+        case zipfile.ZIP_BZIP2:
+            return bz2.BZ2Decompressor().decompress(data, limit)
+        case zipfile.ZIP_LZMA:  # two bytes of version, two that count those of the properties, these, the data
+            packed, size = data[4], int.from_bytes(data[5:9], "little")
+            lzma1 = {"id": lzma.FILTER_LZMA1, "lc": packed % 9, "lp": packed // 9 % 5, "pb": packed // 45}
+            lzma1["dict_size"] = max(_MIN_LZMA_DICTIONARY, min(size, limit))  # memory that is taken at once
+            body = data[4 + int.from_bytes(data[2:4], "little") :]
+            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[lzma1]).decompress(body, limit)
+    raise VitpeError(f"it is compressed in a way that is not known here (method {kind})")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, VitpeError):
+        return error.message
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:120] or type(error).__name__
