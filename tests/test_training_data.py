@@ -94,8 +94,8 @@ def test_attributes_with_one_value_are_named(celeba, tmp_path):
 # Left and right
 
 
-SIDED = """light_from_left facing_right LEFT leftEye EyeRight scar-right left is_right turnedLeft lookingright FACINGLEFT
-    upper_right_tooth Right2 bright_left OpticLeft ｌｅｆｔ top.right leftmost""".split()
+SIDED = """light_from_left facing_right LEFT leftEye EyeRight scar-right left is_right turnedLeft FACINGLEFT
+    lookingright upper_right_tooth Right2 bright_left OpticLeft ｌｅｆｔ top.right leftmost""".split()
 SIDELESS = """Bright brightness Cleft_Chin upright Upright_Pose Straight_Hair l_eye r_eye links Smiling Fright copyright
     Light lifted high_contrast_bright""".split()
 
