@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitpe.data.formats import formats
 from vitpe.data.images import ImageError, decode
 
 MAX_SECONDS = 5.0
@@ -47,6 +48,7 @@ def seeds() -> dict[str, bytes]:
         image.save(file, kind, **options)
         return file.getvalue()
 
+    avif = {"avif": encode(rgb, "AVIF"), "avif alpha": encode(rgba, "AVIF")} if "AVIF" in formats() else {}
     animation = {"save_all": True, "append_images": frames[1:], "duration": 100}
     return {
         "jpeg": encode(rgb, "JPEG", quality=85),
@@ -76,6 +78,7 @@ def seeds() -> dict[str, bytes]:
         "tiff lzw": encode(rgba, "TIFF", compression="tiff_lzw"),
         "tiff jpeg": encode(rgb, "TIFF", compression="jpeg"),
         "tiff 16 bit": encode(deep, "TIFF"),
+        **avif,
     }
 
 

@@ -178,7 +178,7 @@ def test_threads_decode_side_by_side():
     ("data", "message"),
     [
         (b"", "the file is empty (0 bytes)"),
-        (b"hello", "not an image in a known format (JPEG, PNG, WEBP, GIF, BMP, TIFF)"),
+        (b"hello", "not an image in a known format (JPEG, PNG, WEBP, GIF, BMP, TIFF"),
         (encode(SMOOTH.resize((7, 40)), "JPEG"), "7x40 pixels is too small"),
         (encode(SMOOTH.resize((40, 7)), "PNG"), "40x7 pixels is too small"),
         (encode(Image.fromarray(RNG.random((9, 9), dtype=np.float32)), "TIFF"), "its pixels have 32 bits, and no"),

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from tests.in_process import Called, call_vitpe, file_names, read_jsonl
+from vitpe.data.formats import formats, suffixes
 from vitpe.errors import UsageError, VitpeError
 from vitpe.scoring.inputs import Asked, Input, names_from
 
@@ -30,6 +33,86 @@ def test_folders_globs_and_files_in_the_order_given(predicted, images, tmp_path)
         str(literal),
         str(images / "000003.jpg"),
     ]
+
+
+def test_every_suffix_of_what_can_be_read_and_a_count_of_what_is_left_out(predicted, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / ".cache").mkdir(parents=True)
+    image = Image.new("RGB", (30, 40))
+    read = ["a.jfif", "b.jpe", "c.JPEG", "d.TIF", "e.webp", "f.mpo", "g.apng"]
+    for name in [*read, ".hidden.jpg", ".cache/x.jpg", "raw.heic", "no suffix", "notes.txt", "more.txt", ".DS_Store"]:
+        image.save(photos / name, "jpeg")
+    os.mkfifo(photos / "pipe.png")
+    read = [name for name in read if Path(name).suffix.lower() in suffixes()]
+    called = predicted(photos)
+    assert called.code == 0
+    assert file_names(called) == [str(photos / name) for name in read]
+    (note,) = called.stderr.splitlines()
+    assert note.startswith("left out: 2 .txt, ")
+    for part in ("1 .heic", "1 without a suffix", "1 hidden", "1 hidden (folders)", "1 pipes or devices"):
+        assert f", {part}" in note
+    assert note.endswith("; .heic is read with: pip install pillow-heif")
+
+
+def test_avif_is_read_where_pillow_reads_it(predicted, tmp_path):
+    if "AVIF" not in formats():
+        pytest.skip("this Pillow has no AVIF")
+    Image.new("RGB", (30, 40), "red").save(tmp_path / "a.avif")
+    assert "probs" in read_jsonl(predicted(tmp_path))[0]
+
+
+def test_heic_is_read_where_its_package_is(monkeypatch):
+    registered = []
+    plugin = SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    assert formats.__wrapped__()[-1] == "HEIF"
+    assert registered
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert "HEIF" not in formats.__wrapped__()
+
+
+def test_linked_folders_are_followed_and_each_is_read_once(predicted, images, tmp_path):
+    photos, other = tmp_path / "photos", tmp_path / "other"
+    (photos / "inner").mkdir(parents=True)
+    (other / "deep").mkdir(parents=True)
+    for place in (photos / "inner" / "a.jpg", other / "b.jpg", other / "deep" / "c.jpg"):
+        place.write_bytes((images / "000001.jpg").read_bytes())
+    (photos / "linked").symlink_to(other)
+    (photos / "once more").symlink_to(other / "deep")
+    (photos / "round").symlink_to(photos)
+    (other / "deep" / "up").symlink_to("..")
+    (photos / "itself.jpg").symlink_to("itself.jpg")
+    called = predicted(photos)
+    assert [Path(name).relative_to(photos).as_posix() for name in file_names(called)] == [
+        "itself.jpg",
+        "inner/a.jpg",
+        "linked/b.jpg",
+        "linked/deep/c.jpg",
+    ]
+    assert "Too many levels" in read_jsonl(called)[0]["error"]
+    (tmp_path / "way in").symlink_to(photos / "inner")
+    assert file_names(predicted(tmp_path / "way in")) == [str(tmp_path / "way in" / "a.jpg")]
+
+
+@pytest.mark.parametrize("place", ["seen", "a/b/seen", "", "linked"])
+def test_crops_in_the_predicted_folder_are_not_predicted(predicted, images, tmp_path, monkeypatch, place):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(20):
+        (photos / f"{number:02d}.png").write_bytes((images / "000001.jpg").read_bytes())
+    (photos / "away").mkdir()
+    (photos / "linked").symlink_to("away")
+    monkeypatch.chdir(tmp_path)
+    crops = Path("photos", place)
+    expected = [f"{number:02d}.png" for number in range(20)]
+    for given in ("photos", "./photos/../photos", photos, "photos/*", "photos/**", "photos/**/*.png", "photos/*.png"):
+        called = predicted(given, "--save-crops", crops)
+        assert [Path(name).name for name in file_names(called)] == expected
+    assert len(list(crops.glob("*.png"))) == 20 * (2 if place == "" else 1)
+    names = b"\n".join(os.fsencode(path) for path in sorted(photos.rglob("*.png")))
+    called = predicted("-", "--save-crops", photos / place, stdin=names)
+    assert {Path(name).name for name in file_names(called)} == set(expected)
+    assert "20 in the folder of the crops" in called.stderr
 
 
 def test_what_cannot_be_read_gets_a_record_and_the_rest_goes_on(predicted, images, tmp_path):

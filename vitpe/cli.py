@@ -273,7 +273,7 @@ def predict(
 ) -> None:
     """Predict the attributes of images."""
     kind = choose_format(output, ("table", "jsonl", "json", "csv"))
-    asked = Asked(files or [], null, stdin_image)
+    asked = Asked(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
 
     from vitpe import console
     from vitpe.data.align import FaceAligner
@@ -297,6 +297,8 @@ def predict(
         else:
             for text in records.prediction_lines(kind, predictions, predictor.attributes):
                 console.write_result(text)
+    if note := asked.note():
+        console.show_note(note)
     failures.check()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vitpe.data import jpeg
+from vitpe.data.formats import formats
 from vitpe.data.jpeg import ImageError as ImageError
 
 MAX_PIXELS: Final = 50_000_000
@@ -28,7 +29,6 @@ MAX_BYTES: Final = 200_000_000
 MIN_SIDE: Final = 8
 _MAX_VISITS: Final = 12 * MAX_PIXELS
 """Of pixels by a JPEG's scans: a progressive file comes back to each pixel as often as it likes, usually ten times."""
-_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _BAND_PIXELS: Final = 1 << 22
 
 _SCAN_MARKER: Final = b"\xff\xda"
@@ -164,7 +164,7 @@ def _torchvision_decoder() -> Callable[[Tensor, int, bool], Tensor] | None:
 
 def _decode_with_pillow(data: bytes, try_torchvision: bool) -> Tensor:
     """Pillow reads the header and, unless torchvision can take them, the pixels."""
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
         _check_size(image.height, image.width, _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
         if image.format in jpeg.FORMATS:
             _check_scans(data, image.height, image.width)
@@ -234,7 +234,7 @@ def _check_scans(data: bytes, height: int, width: int) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image in a known format ({', '.join(_FORMATS)})"
+        return f"not an image in a known format ({', '.join(formats())})"
     if isinstance(error, Image.DecompressionBombError):
         return f"more pixels than the limit of {MAX_PIXELS // 1_000_000} million"
     text = " ".join(str(error).split())

@@ -3,17 +3,24 @@
 import glob
 import io
 import os
+import re
+import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
+from vitpe.data.formats import suffixes
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import read_bounded, read_stream
 
-SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 STDIN: Final = "-"
+CROP_NAME: Final = re.compile(r"\d{8}-.*\.png", re.DOTALL)
+"""Of the files that `vitpe predict --save-crops` writes."""
 _READ_BYTES: Final = 1 << 16
+_NUM_REASONS: Final = 8
+_CROPS: Final = "in the folder of the crops"
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 
 
@@ -40,12 +47,15 @@ class Asked:
     """The inputs that a command line asks for; iterate over them once.
 
     arguments: see `expand`. null: names on stdin end in NUL and not in a line's end. stdin_image: stdin is the image.
+    crops: the folder that gets crops, which are no input. left_out: of what is not read, how much there is, by reason.
     Raises UsageError when nothing is asked for, or two things.
     """
 
     arguments: Sequence[str]
     null: bool = False
     stdin_image: bool = False
+    crops: str | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.stdin_image == bool(self.arguments):
@@ -72,25 +82,80 @@ class Asked:
         if self.stdin_image:
             return iter([_image_from(_unbuffered_stdin())])
         stdin = _unbuffered_stdin() if self.is_stream else io.BytesIO()
-        return expand(self.arguments, stdin, b"\0" if self.null else b"\n")
+        return expand(self.arguments, stdin, b"\0" if self.null else b"\n", self.crops, self.left_out)
+
+    def note(self) -> str | None:
+        """What was left out, in a line; None when nothing was."""
+        if not self.left_out:
+            return None
+        common = self.left_out.most_common(_NUM_REASONS)
+        counts = [f"{count:,} {reason}" for reason, count in common]
+        others = self.left_out.total() - sum(count for _, count in common)
+        counts += [f"{others:,} others"] if others else []
+        more = "; .heic is read with: pip install pillow-heif" if ".heic" in self.left_out else ""
+        return f"left out: {', '.join(counts)}{more}"
 
 
-def expand(arguments: Iterable[str], stdin: BinaryIO, separator: bytes) -> Iterator[Input]:
+def expand(
+    arguments: Iterable[str],
+    stdin: BinaryIO,
+    separator: bytes,
+    crops: str | None = None,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Input]:
     """Files as they are, the images below folders, what glob patterns match, and for "-" the names on `stdin`.
 
-    Below a folder: sorted, recursively, hidden ones left out. A file that exists is never taken for a pattern, and
-    names on stdin are names of files only. What gives no image becomes an Input with an error; the rest goes on.
+    Below a folder: sorted, recursively, links followed but each folder read once, by the suffixes of what can be read;
+    hidden ones are left out. Of what is not named itself, the folder `crops` is left out, and the crops in it. A file
+    that exists is never taken for a pattern, and names on stdin are names of files only. What gives no image becomes an
+    Input with an error; the rest goes on. left_out: counts what is left out, by reason.
     """
+    left_out = Counter() if left_out is None else left_out
     for argument in arguments:
         if argument == STDIN:
-            yield from map(Input, names_from(stdin, separator))
+            names = names_from(stdin, separator)
+            yield from (Input(name) for name in names if not _is_crop(name, crops, left_out))
         elif os.path.isdir(argument):  # noqa: PTH112 - unlike Path's it is False, and never raises, for any text
-            yield from _images_below(argument)
+            yield from _images_below(argument, crops, left_out)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            matches = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            yield from map(Input, matches) if matches else [Input(argument, error="nothing matches this pattern")]
+            yield from _matches(argument, crops, left_out)
         else:
             yield Input(argument)
+
+
+def _matches(pattern: str, crops: str | None, left_out: Counter[str]) -> Iterator[Input]:
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if not matches:
+        yield Input(pattern, error="nothing matches this pattern")
+    for name in matches:
+        if not os.path.isdir(name):  # noqa: PTH112
+            if not _is_crop(name, crops, left_out):
+                yield Input(name)
+        elif "**" not in pattern:  # which matches what is in the folder, too
+            yield from _images_below(name, crops, left_out, named=False)
+
+
+def _is_crop(name: str, crops: str | None, left_out: Counter[str]) -> bool:
+    """Whether it is one of the crops in that folder; counted."""
+    folder, base = os.path.split(name)
+    found = (
+        crops is not None
+        and CROP_NAME.fullmatch(base) is not None
+        and (identity := _identity(folder or os.curdir)) is not None
+        and identity == _identity(crops)
+    )
+    if found:
+        left_out[_CROPS] += 1
+    return found
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """The same for a folder by whatever name; None where it cannot be reached."""
+    try:
+        status = os.stat(folder)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def names_from(stream: BinaryIO, separator: bytes) -> Iterator[str]:
@@ -136,19 +201,71 @@ def _names(parts: Iterable[bytes], separator: bytes) -> Iterator[str]:
             yield os.fsdecode(name)
 
 
-def _images_below(folder: str) -> Iterator[Input]:
+def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named: bool = True) -> Iterator[Input]:
+    """named: the user did name this very folder, so that it should have images, and is no folder of crops alone."""
     found = False
-    refused: list[OSError] = []
-    for parent, folders, files in os.walk(folder, onerror=refused.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+    refused: list[tuple[str, OSError]] = []
+    away = None if crops is None else _identity(crops)
+    seen: set[tuple[int, int] | None] = set()
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        identity = _identity(folder)
+        if identity in seen:  # another link to it, or a link to a folder that it lies in
+            continue
+        seen.add(identity)
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            refused.append((folder, error))
+            continue
+        if away is not None and identity == away and not (named and folder == root):
+            left_out[_CROPS] += len(names)
+            continue
+        inner = []
+        for entry in names:
+            path = os.path.join(folder, entry.name)  # noqa: PTH118 - Path would drop a leading "./"
+            if _is_folder(entry):
+                if entry.name.startswith("."):
+                    left_out["hidden (folders)"] += 1
+                else:
+                    inner.append(path)
+            elif _is_wanted(entry, left_out) and not _is_crop(path, crops, left_out):
                 found = True
-                yield Input(os.path.join(parent, file))  # noqa: PTH118 - Path would drop a leading "./"
-    for error in refused:
-        yield Input(os.fsdecode(error.filename), error=error.strerror or str(error))
-    if not found and not refused:
-        yield Input(folder, error=f"no images in this folder (looked for {', '.join(SUFFIXES)})")
+                yield Input(path)
+        folders += reversed(inner)
+    for folder, error in refused:
+        yield Input(folder, error=error.strerror or str(error))
+    if named and not found and not refused:
+        yield Input(root, error=f"no images in this folder (looked for {', '.join(sorted(suffixes()))})")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_wanted(entry: os.DirEntry[str], left_out: Counter[str]) -> bool:
+    """Whether a file below a folder is an image to read, by its name; counted where not. A link to nothing is one."""
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+    hidden = entry.name.startswith(".")
+    if suffix not in suffixes():
+        if not hidden:  # what programs keep for themselves has hidden names
+            left_out[suffix or "without a suffix"] += 1
+        return False
+    if hidden:
+        left_out["hidden"] += 1
+        return False
+    try:
+        mode = os.stat(entry.path).st_mode  # noqa: PTH116
+    except OSError:
+        return True
+    if not stat.S_ISREG(mode):
+        left_out["pipes or devices"] += 1
+    return stat.S_ISREG(mode)
 
 
 def _read_file(name: str) -> bytes:
