@@ -204,7 +204,7 @@ def _names(parts: Iterable[bytes], separator: bytes) -> Iterator[str]:
 def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named: bool = True) -> Iterator[Input]:
     """named: the user did name this very folder, so that it should have images, and is no folder of crops alone."""
     found = False
-    refused: list[tuple[str, OSError]] = []
+    refused: list[tuple[str, str]] = []
     away = None if crops is None else _identity(crops)
     seen: set[tuple[int, int] | None] = set()
     folders = [root]
@@ -218,7 +218,7 @@ def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named
             with os.scandir(folder) as entries:
                 names = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            refused.append((folder, error))
+            refused.append((folder, error.strerror or str(error)))
             continue
         if away is not None and identity == away and not (named and folder == root):
             left_out[_CROPS] += len(names)
@@ -235,8 +235,8 @@ def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named
                 found = True
                 yield Input(path)
         folders += reversed(inner)
-    for folder, error in refused:
-        yield Input(folder, error=error.strerror or str(error))
+    for folder, reason in refused:
+        yield Input(folder, error=reason)
     if named and not found and not refused:
         yield Input(root, error=f"no images in this folder (looked for {', '.join(sorted(suffixes()))})")
 
