@@ -11,6 +11,7 @@ import vitpe
 
 PACKAGE = Path(vitpe.__file__).parent
 MAX_LINES = 400
+MAY_BE_LONGER = {"cli.py": 500}  # a declaration of every option
 MAY_PRINT = {"__main__.py", "cli.py", "console.py"}
 
 
@@ -64,7 +65,7 @@ def test_no_pickle(path):
 
 @pytest.mark.parametrize("path", modules(), ids=str)
 def test_a_file_is_about_one_thing(path):
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert len(path.read_text().splitlines()) <= MAY_BE_LONGER.get(path.name, MAX_LINES)
 
 
 @pytest.mark.parametrize(
