@@ -131,7 +131,7 @@ def test_a_history_file_holds_what_pictures_need(tmp_path: Path, model: VisionTr
         (lambda t, v: v.pop("format_version"), "metadata is damaged .*format_version"),
         (lambda t, v: v.update(surprise=1), "metadata is damaged .*unknown key 'surprise'"),
         (lambda t, v: v.pop("thresholds"), "metadata is damaged .*thresholds"),
-        (lambda t, v: v.update(step="7"), "metadata is damaged .*step is '7'"),
+        (lambda t, v: v.update(step="7"), 'metadata is damaged .*step is "7"'),
         (lambda t, v: v.update(step=-1), "metadata is damaged .*step is -1"),
         (lambda t, v: v.update(thresholds=[0.5, 1.5]), "metadata is damaged .*1.5"),
         (lambda t, v: v.update(thresholds=[0.5]), "metadata is damaged .*2 attributes, 1 thresholds"),

@@ -16,20 +16,18 @@ from vitpe.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    differences,
-    from_json,
     preset,
-    to_json,
     with_values,
 )
 from vitpe.errors import UsageError, VitpeError
+from vitpe.fields import differences, from_json, to_json
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-positive = st.floats(min_value=1e-300, max_value=1e300)
+positive = st.floats(min_value=1e-300, max_value=1_000)
 share = st.floats(min_value=0, max_value=1, exclude_max=True)
-count = st.integers(min_value=1, max_value=10**9)
+count = st.integers(min_value=1, max_value=100_000)
 text = st.text(st.characters(exclude_categories=["Cs"]))
-triple = st.tuples(finite, finite, finite)
+triple = st.tuples(share, share, share)
+scale = st.floats(0.001, 10)
 
 
 @st.composite
@@ -39,7 +37,6 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
     return ModelConfig(
         img_size=(patch_size * draw(st.integers(1, 40)), patch_size * draw(st.integers(1, 40))),
         patch_size=patch_size,
-        in_chans=draw(st.integers(1, 8)),
         num_classes=draw(st.integers(1, 100)),
         embed_dim=num_heads * 4 * draw(st.integers(1, 64)),
         depth=draw(st.integers(1, 48)),
@@ -60,7 +57,7 @@ data_configs = st.builds(
     num_valid=st.none() | count,
     store=st.sampled_from(["auto", "device", "memory", "disk"]),
     mean=triple,
-    std=st.tuples(positive, positive, positive),
+    std=st.tuples(scale, scale, scale),
     flip=st.booleans(),
 )
 train_configs = st.builds(
@@ -70,7 +67,7 @@ train_configs = st.builds(
     batch_size=count,
     muon_lr=st.none() | positive,
     adamw_lr=positive,
-    weight_decay=st.floats(0, 1e300),
+    weight_decay=st.floats(0, 1_000),
     warmup_fraction=share,
     ema_decay=share,
     label_smoothing=share,
@@ -123,22 +120,22 @@ def test_any_json_value_is_taken_or_refused_by_name(leaf: tuple[str, str], value
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"train.lr": 1}, "--set: unknown key 'train.lr'"),
-        ({"batch_size": 1}, "--set: unknown key 'batch_size'"),
-        ({"train": 1}, "--set: unknown key 'train'"),
-        ({"preset.x": 1}, "--set: unknown key 'preset.x'"),
-        ({"train.batch_size": "8"}, "train: batch_size is '8'"),
-        ({"train.batch_size": 8.0}, "train: batch_size is 8.0"),
-        ({"train.batch_size": True}, "train: batch_size is True"),
-        ({"train.batch_size": None}, "train: batch_size is None"),
+        ({"train.lr": 1}, "unknown key 'train.lr'"),
+        ({"batch_size": 1}, "unknown key 'batch_size'"),
+        ({"train": 1}, "unknown key 'train'"),
+        ({"preset.x": 1}, "unknown key 'preset.x'"),
+        ({"train.batch_size": "8"}, 'train.batch_size is "8"'),
+        ({"train.batch_size": 8.0}, "train.batch_size is 8.0"),
+        ({"train.batch_size": True}, "train.batch_size is true"),
+        ({"train.batch_size": None}, "train.batch_size is null"),
         ({"train.batch_size": 0}, "batch_size is 0"),
         ({"train.epochs": 0}, "epochs is 0"),
         ({"train.steps": 0}, "steps is 0"),
         ({"train.muon_lr": -1.0}, "muon_lr is -1.0"),
         ({"train.ema_decay": 1.0}, "ema_decay is 1.0"),
-        ({"train.keep": "some"}, "train: keep is 'some'"),
-        ({"model.img_size": [208]}, r"model: img_size is \[208\]"),
-        ({"model.img_size": "208x176"}, "model: img_size is '208x176'"),
+        ({"train.keep": "some"}, 'train.keep is "some"'),
+        ({"model.img_size": [208]}, r"model.img_size is \[208\]"),
+        ({"model.img_size": "208x176"}, 'model.img_size is "208x176"'),
         ({"model.img_size": [208, 170]}, "img_size 208x170 is not made of whole 16x16 patches"),
         ({"model.embed_dim": 100}, "embed_dim 100 is not a multiple of num_heads 6"),
         ({"model.drop_path_rate": 1}, "drop_path_rate is 1.0"),
@@ -164,9 +161,9 @@ def test_missing_and_unknown_keys_name_the_source() -> None:
     values = to_json(RunConfig())
     with pytest.raises(VitpeError, match=r"runs/config.json: unknown key 'extra'"):
         from_json(RunConfig, values | {"extra": 1}, "runs/config.json")
-    with pytest.raises(VitpeError, match=r"runs/config.json: train: unknown key 'lr'"):
+    with pytest.raises(VitpeError, match=r"runs/config.json: unknown key 'train.lr'"):
         from_json(RunConfig, values | {"train": values["train"] | {"lr": 1}}, "runs/config.json")
-    with pytest.raises(VitpeError, match=r"runs/config.json: ModelConfig is not a JSON object|model"):
+    with pytest.raises(VitpeError, match=r"runs/config.json: model is not a JSON object"):
         from_json(RunConfig, values | {"model": 3}, "runs/config.json")
 
 
@@ -183,8 +180,8 @@ def test_presets_are_named_and_an_unknown_one_is_refused() -> None:
     [
         (["--set", "train.batch_size"], "--set 'train.batch_size' has no '='"),
         (["--set", "train.batch=8"], "unknown key 'train.batch'"),
-        (["--set", "train.batch_size=eight"], "batch_size is 'eight'"),
-        (["--set", "model.img_size=[1,2"], "img_size is '[1,2'"),
+        (["--set", "train.batch_size=eight"], 'batch_size is "eight"'),
+        (["--set", "model.img_size=[1,2"], 'img_size is "[1,2"'),
         (["--preset", "huge"], "unknown preset 'huge'"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--steps", "many"], "'--steps'"),

@@ -147,14 +147,14 @@ def train(
     grid = None if init_grid is None else parse_grid(init_grid, "--init-grid")
     if resume:
         stored = RunFolder(run).read_config()
-        config = with_values(stored, given, "options")
+        config = with_values(stored, given)
         check_resumable(stored, config)
         if preset_name not in (None, stored.preset):
             raise UsageError(f"the run in {run} has preset {stored.preset}", "resume without --preset")
     else:
         chosen = preset(preset_name or DEFAULT_PRESET)
         base = RunConfig(preset=preset_name or DEFAULT_PRESET, model=chosen.model, train=chosen.train)
-        config = with_values(base, given, "options")
+        config = with_values(base, given)
     command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {run}")
     rank = int(os.environ.get("RANK", "0"))
     with TrainReporter(quiet=num_workers() > 1 and rank > 0) as reporter:

@@ -17,7 +17,7 @@ from vitpe.data.celeba import ATTRIBUTES
 from vitpe.data.face_attributes import draw_attributes, uniforms
 from vitpe.data.face_canvas import HEIGHT, NUM_NUISANCES, WIDTH
 from vitpe.data.face_painting import paint_faces
-from vitpe.errors import VitpeError
+from vitpe.errors import UsageError, VitpeError
 from vitpe.files import write_atomic
 
 _SPLIT_SIZE: Final = 2**40
@@ -26,6 +26,9 @@ _SPLIT_STARTS: Final = {"train": 0, "valid": _SPLIT_SIZE, "test": 2 * _SPLIT_SIZ
 _LABELS, _LABEL_NOISE, _NUISANCE = range(3)
 """Streams of random numbers, so that more of one leaves the others alone."""
 _JPEG_QUALITY: Final = 92
+MAX_FACES: Final = 1_000_000
+"""In one split: their labels alone take seconds to draw."""
+_LABELS_AT_ONCE: Final = 1 << 16
 
 
 class DrawnFaces:
@@ -36,17 +39,19 @@ class DrawnFaces:
     stored_size: Final = (HEIGHT, WIDTH)
 
     def __init__(self, split: str, num_samples: int, seed: int = 0) -> None:
-        """split: "train", "valid" or "test". Raises VitpeError unless num_samples is from 1 to 2^40."""
-        if not 1 <= num_samples <= _SPLIT_SIZE:
-            raise VitpeError(f"{num_samples} drawn faces were asked for", f"ask for 1 to {_SPLIT_SIZE}")
+        """split: "train", "valid" or "test". Raises UsageError unless num_samples is from 1 to MAX_FACES."""
+        if not 1 <= num_samples <= MAX_FACES:
+            raise UsageError(f"{num_samples:,} drawn faces were asked for", f"ask for 1 to {MAX_FACES:,}")
         self._seed = seed
         self._indices = _SPLIT_STARTS[split] + np.arange(num_samples)
         self.names: Sequence[str] = [f"{split}-{i:06d}" for i in range(num_samples)]
         size = len(ATTRIBUTES)
-        self.labels: NDArray[np.uint8]
-        self.labels, self._seen = draw_attributes(
-            uniforms(seed, _LABELS, self._indices, size), uniforms(seed, _LABEL_NOISE, self._indices, 2 * size)
-        )
+        drawn = [
+            draw_attributes(uniforms(seed, _LABELS, part, size), uniforms(seed, _LABEL_NOISE, part, 2 * size))
+            for part in np.split(self._indices, range(_LABELS_AT_ONCE, num_samples, _LABELS_AT_ONCE))
+        ]
+        self.labels: NDArray[np.uint8] = np.concatenate([labels for labels, _ in drawn])
+        self._seen = np.concatenate([seen for _, seen in drawn])
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """(len(indices), 3, 218, 178) RGB portraits, drawn now. May be called from several threads at once."""

@@ -17,16 +17,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitpe.config import ModelConfig, from_json, to_json
+from vitpe.config import ModelConfig
 from vitpe.data.images import MAX_PIXELS
 from vitpe.errors import VitpeError
+from vitpe.fields import from_json, to_json
 from vitpe.files import write_atomic
 from vitpe.model.facts import ModelFacts
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.config_beside import facts_beside
 from vitpe.runs.find import weights_of
 from vitpe.runs.tensor_file import TensorFile, open_tensors
-from vitpe.text import printable
+from vitpe.text import brief, printable
 
 FORMAT_VERSION: Final = 1
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
@@ -201,11 +202,10 @@ def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path)
     """
     if model.depth > len(tensors):
         raise VitpeError(f"{path}: {len(tensors)} tensors are too few for {model.depth} blocks", _DAMAGED)
-    hidden = model.embed_dim * model.mlp_ratio
     claims: dict[str, tuple[int, ...]] = {
         "pos_embed": (1, 1 + model.num_patches, model.embed_dim),
         "patch_embed.proj.weight": (model.embed_dim, model.in_chans, model.patch_size, model.patch_size),
-        f"blocks.{model.depth - 1}.mlp.fc1.weight": (round(hidden) if math.isfinite(hidden) else 0, model.embed_dim),
+        f"blocks.{model.depth - 1}.mlp.fc1.weight": (model.mlp_dim, model.embed_dim),
         "head.weight": (model.num_classes, model.embed_dim),
     }
     if model.stem_width:
@@ -324,12 +324,6 @@ def parse_json(text: str) -> Any:
     if len(text) > _MAX_METADATA_CHARS:
         raise ValueError(f"{len(text):,} characters")
     return json.loads(text)
-
-
-def brief(value: object) -> str:
-    """str(value) on one printable line of at most 200 characters."""
-    line = "".join(character if character.isprintable() else " " for character in str(value)[:201])
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 def _damaged_metadata(path: Path, reason: object) -> VitpeError:

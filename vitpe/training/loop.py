@@ -89,16 +89,16 @@ class Plan:
         steps_per_epoch = num_images // batch_size
         n = config.steps or max(1, round(config.epochs * steps_per_epoch))
         shares = np.linspace(0, 1, config.num_checkpoints + 1)
-        checkpoints = frozenset(np.ceil(n * shares**1.5).astype(int).tolist())
-        evals = frozenset(np.ceil(np.linspace(0, n, config.num_evals + 1)[1:]).astype(int).tolist())
-        at_checkpoints = frozenset(min(step for step in checkpoints if step >= even) for even in evals)
+        checkpoints = np.unique(np.ceil(n * shares**1.5).astype(int))
+        evals = np.unique(np.ceil(np.linspace(0, n, config.num_evals + 1)[1:]).astype(int))
+        at_checkpoints = np.unique(checkpoints[np.searchsorted(checkpoints, evals)])
         return Plan(
             num_steps=n,
             batch_size=batch_size,
             steps_per_epoch=steps_per_epoch,
             logs=frozenset(range(0, n + 1, max(1, n // NUM_LOG_ROWS))) - {0} | {n},
-            evals=at_checkpoints if len(at_checkpoints) == len(evals) else evals,
-            checkpoints=checkpoints,
+            evals=frozenset((at_checkpoints if len(at_checkpoints) == len(evals) else evals).tolist()),
+            checkpoints=frozenset(checkpoints.tolist()),
         )
 
 

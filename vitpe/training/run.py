@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from vitpe.config import RunConfig, differences
+from vitpe.config import RunConfig
 from vitpe.data.batches import Batches
 from vitpe.data.celeba import NUM_PUBLISHED
 from vitpe.data.file_samples import FileSamples
@@ -19,11 +19,13 @@ from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
+from vitpe.fields import differences
 from vitpe.model.grid import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.model.weights import convert_state_dict
+from vitpe.text import brief
 from vitpe.training.background import Interrupted, StopRequest, stop_signals
-from vitpe.training.checkpoint import CheckpointInfo, brief, check_finite, load_foreign
+from vitpe.training.checkpoint import CheckpointInfo, check_finite, load_foreign
 from vitpe.training.distributed import Workers, joined, num_workers
 from vitpe.training.loop import Plan, Reporter, Trainer
 from vitpe.training.run_folder import RunFolder

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
-from vitpe.config import RunConfig, from_json, to_json
+from vitpe.config import RunConfig
 from vitpe.errors import UsageError, VitpeError
+from vitpe.fields import from_json, to_json
 from vitpe.files import make_folder, remove_stale_temporaries, write_atomic
 
 METRIC_COLUMNS: Final = (

@@ -8,9 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from vitpe.config import from_json, to_json
 from vitpe.errors import VitpeError
-from vitpe.training.checkpoint import brief, check_tensors, parse_json, read_file, write_tensors
+from vitpe.fields import from_json, to_json
+from vitpe.text import brief
+from vitpe.training.checkpoint import check_tensors, parse_json, read_file, write_tensors
 
 STATE_VERSION: Final = 2
 _KEY: Final = "vitpe_state"
