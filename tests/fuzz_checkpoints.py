@@ -35,7 +35,8 @@ from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint, write_tensors
 from vitpe.training.distributed import Workers
-from vitpe.training.loop import Plan, Trainer
+from vitpe.training.loop import Trainer
+from vitpe.training.plan import Plan
 from vitpe.training.run import initialize
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Progress, load_state, save_state

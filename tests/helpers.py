@@ -177,6 +177,9 @@ def start_python(
 
 
 def contents(folder: Path, ignore: Sequence[str] = ()) -> dict[str, bytes]:
-    """Every file below `folder` by its relative name, with its bytes."""
+    """Every file below `folder` by its relative name, with its bytes, in which a run's random id is blanked."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if path.name not in ignore}
+    config = folder / "config.json"
+    run_id = (json.loads(config.read_bytes()).get("run") or {}).get("id", "") if config.exists() else ""
+    found = {name: path.read_bytes() for name, path in files.items() if path.name not in ignore}
+    return {name: data.replace(run_id.encode(), b"-" * len(run_id)) if run_id else data for name, data in found.items()}

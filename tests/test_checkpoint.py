@@ -1,9 +1,7 @@
 """Checkpoints and states: whole or not at all, equal to the byte, and refused with a reason when they are damaged."""
 
 import ast
-import errno
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,10 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tests.fuzz_checkpoints import REGRESSIONS, Bench, Tally
-from tests.helpers import REPOSITORY, contents
+from tests.helpers import REPOSITORY
 from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig
 from vitpe.errors import VitpeError
-from vitpe.files import make_folder, remove_stale_temporaries, write_atomic
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.checkpoint import (
     HISTORY_KEYS,
@@ -227,57 +224,6 @@ def test_a_diverged_model_is_not_written(path: Path, model: VisionTransformer) -
     with pytest.raises(VitpeError, match=r"tensor head.weight has values that are not finite"):
         save_checkpoint(path, model.state_dict(), INFO)
     assert path.read_bytes() == before
-
-
-def test_write_reaches_the_disk_before_the_rename_and_the_rename_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The order that a power loss cannot break: data, rename, folder."""
-    events: list[str] = []
-    fsync, replace_file = os.fsync, Path.replace
-
-    def recording_fsync(descriptor: int) -> None:
-        events.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
-        fsync(descriptor)
-
-    def recording_replace(self: Path, target: Path) -> Path:
-        assert self.read_bytes() == b"one two"
-        events.append(f"rename to {target.name}")
-        return replace_file(self, target)
-
-    monkeypatch.setattr(os, "fsync", recording_fsync)
-    monkeypatch.setattr(Path, "replace", recording_replace)
-    write_atomic(tmp_path / "file", b"one ", memoryview(b"two"))
-    assert events == [f"fsync .file.{os.getpid()}.partial", "rename to file", f"fsync {tmp_path.name}"]
-    assert contents(tmp_path) == {"file": b"one two"}
-
-
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), fail)
-    with pytest.raises(VitpeError, match=r"cannot write .*file: No space left on device") as caught:
-        write_atomic(path, b"new")
-    assert "free some space" in caught.value.hint
-    assert contents(tmp_path) == {"file": b"old"}
-
-
-def test_writing_into_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VitpeError, match=r"cannot write .*: No such file"):
-        write_atomic(tmp_path / "gone" / "file", b"x")
-
-
-def test_stale_temporaries_are_removed_and_nothing_else(tmp_path: Path) -> None:
-    make_folder(tmp_path / "a" / "b")
-    for name in (".x.safetensors.12.partial", "x.partial", ".hidden", "x.safetensors", "a/.y.3.partial"):
-        (tmp_path / name).write_bytes(b"x")
-    assert remove_stale_temporaries(tmp_path) == 1
-    assert set(contents(tmp_path)) == {"x.partial", ".hidden", "x.safetensors", "a/.y.3.partial"}
 
 
 def test_damaged_files_are_only_ever_refused(tmp_path: Path) -> None:

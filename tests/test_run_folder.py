@@ -12,6 +12,7 @@ import pytest
 from tests.helpers import REPOSITORY, contents, tiny_config
 from vitpe.config import RunConfig
 from vitpe.errors import UsageError, VitpeError
+from vitpe.files import write_atomic
 from vitpe.training.run_folder import METRIC_COLUMNS, TIMING_COLUMNS, RunFolder
 
 HOLD_LOCK = """
@@ -67,18 +68,37 @@ def test_a_folder_that_was_removed_and_made_anew_is_another_runs(run: RunFolder)
         with other.locked():
             log_rows(other, 1)
             before = contents(run.path)
-            for write in (lambda: log_rows(run, 5), lambda: run.checkpoint(5)):
+            for write in (
+                lambda: log_rows(run, 5),
+                lambda: run.write_config(RunConfig()),
+                lambda: run.truncate(0),
+                lambda: run.write(write_atomic, run.state, b"x"),
+            ):
                 with pytest.raises(VitpeError, match=r"runs was replaced while a run wrote to it"):
                     write()
             assert contents(run.path) == before
             log_rows(other, 2)
 
 
-def test_locking_clears_what_dead_writers_left(run: RunFolder) -> None:
-    for folder in (run.path, run.checkpoints, run.state.parent):
-        (folder / ".x.1.partial").write_bytes(b"half")
+def test_so_is_one_whose_lock_is_gone(run: RunFolder) -> None:
+    """Nobody can tell then whose it is: a copy of another run may have no lock."""
     with run.locked():
-        assert set(contents(run.path)) == {".lock"}
+        (run.path / ".lock").unlink()
+        with pytest.raises(VitpeError, match=r"runs was replaced while a run wrote to it"):
+            run.write(write_atomic, run.state, b"x")
+        assert contents(run.path) == {}
+
+
+def test_locking_clears_what_dead_writers_left(run: RunFolder) -> None:
+    left = [
+        path.with_name(f".{path.name}.0123456789abcdef.partial")
+        for path in (run.config, run.metrics, run.best, run.state, run.checkpoint(3), run.checkpoint(12_345_678))
+    ]
+    kept = [run.path / ".mine.partial", run.path / ".report.png.0123456789abcdef.partial"]
+    for path in (*left, *kept):
+        path.write_bytes(b"half")
+    with run.locked():
+        assert set(contents(run.path)) == {".lock", *(path.name for path in kept)}
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

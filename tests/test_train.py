@@ -26,8 +26,8 @@ from vitpe.errors import UsageError, VitpeError
 from vitpe.model.vit import VisionTransformer
 from vitpe.scoring.evaluate import predict_split
 from vitpe.training.checkpoint import load_checkpoint, read_info, read_tensors
-from vitpe.training.loop import Plan
 from vitpe.training.optimizer import Average, learning_rate_factor, make_optimizers
+from vitpe.training.plan import Plan
 from vitpe.training.run import train
 from vitpe.training.run_folder import TIMING_COLUMNS, RunFolder
 from vitpe.training.state import load_state

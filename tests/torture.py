@@ -41,6 +41,7 @@ from vitpe.config import RunConfig
 from vitpe.errors import VitpeError
 from vitpe.training.background import Interrupted
 from vitpe.training.checkpoint import load_checkpoint, read_info, read_tensors
+from vitpe.training.plan import Plan
 from vitpe.training.run import train
 from vitpe.training.run_folder import METRIC_COLUMNS, TIMING_COLUMNS, RunFolder
 from vitpe.training.state import load_state
@@ -264,7 +265,7 @@ def check_folder(path: Path, tally: Tally) -> None:
                 load_checkpoint(file)
         if run.exists:
             state = load_state(run.state).progress
-            plan = vitpe.training.loop.Plan.of(run.read_config().train, num_images=24)
+            plan = Plan.of(run.read_config().train, num_images=24)
             past = set(range(state.step + 1)) if state.step else set()
             tally.check(past & plan.logs <= set(steps), f"{path}: rows {steps} before step {state.step}")
             tally.check(past & plan.checkpoints <= frames, f"{path}: frames {frames} before step {state.step}")

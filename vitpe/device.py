@@ -5,6 +5,7 @@ import os
 import torch
 
 from vitpe.errors import UsageError
+from vitpe.files import provide_temporary_folder
 
 
 def select_device(name: str | None) -> torch.device:
@@ -12,6 +13,7 @@ def select_device(name: str | None) -> torch.device:
 
     Under torchrun "cuda" means the worker's own GPU. Raises UsageError for a device that is unknown or not there.
     """
+    provide_temporary_folder()
     available = _available()
     if name is None:
         name = available[0]

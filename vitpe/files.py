@@ -1,9 +1,15 @@
 """Files: writing that leaves a whole file or none, and reading that neither waits for ever nor fills the memory."""
 
+import atexit
 import contextlib
 import errno
 import os
+import re
+import secrets
+import shutil
 import stat
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,29 +17,55 @@ from vitpe.errors import VitpeError
 
 TEMPORARY_SUFFIX = ".partial"
 _READ_BYTES = 1 << 16
+# In earlier versions a process number stood in place of the random letters.
+_TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{16}|\d+)" + re.escape(TEMPORARY_SUFFIX), re.DOTALL)
+_MAX_NAME = 57  # letters of the target's name in a temporary one: with four bytes each it stays below the usual 255
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Write `parts` to `path` so that a crash at any moment leaves the old file or the new one, never half of one.
 
-    The parts follow each other without a gap. When it returns, the new file survives a power loss too. Raises
-    VitpeError when the folder is missing, read-only or full; the old file is then untouched.
+    The parts follow each other without a gap. When it returns, the new file survives a power loss too. A file that is
+    replaced keeps its permissions, and where `path` is a link, what it points to is replaced. A device or a pipe is
+    written to as it is.
+    Raises VitpeError when the folder is missing, read-only or full; the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        with temporary.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                file.writelines(parts)
+        else:
+            _replace(Path(os.path.realpath(path)), parts)
     except OSError as error:
-        _remove_quietly(temporary)
         raise VitpeError(
             f"cannot write {path}: {error.strerror or error}",
             hint="free some space, check the folder's permissions, or choose another folder",
         ) from error
+
+
+def _replace(target: Path, parts: Iterable[bytes | memoryview]) -> None:
+    if target.is_symlink():  # what a circle of links is resolved to
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    old = target.stat() if target.exists() else None
+    mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
+    # Nobody can foresee the name, and what is there already, be it a link, is not opened.
+    temporary = target.with_name(f".{target.name[:_MAX_NAME]}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if old is not None:
+                with contextlib.suppress(OSError, AttributeError):  # not ours to give away, or no owners here
+                    os.chown(temporary, old.st_uid, old.st_gid)
+                temporary.chmod(mode)
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        _remove_quietly(temporary)
+        raise
+    _sync_folder(target.parent)
 
 
 def read_bounded(path: str | Path, limit: int, *, streams: bool = False) -> bytes:
@@ -97,12 +129,31 @@ def make_folder(path: Path) -> None:
         _sync_folder(path.parent)
 
 
-def remove_stale_temporaries(folder: Path) -> int:
-    """Remove what writers that died in `folder` (not below it) left behind; returns how many files that were."""
-    stale = [path for path in folder.glob(f".*{TEMPORARY_SUFFIX}") if path.is_file()]
+def remove_stale_temporaries(folder: Path, names: re.Pattern[str]) -> int:
+    """Remove what writers of files with such `names` left in `folder` (not below it) when they died.
+
+    The caller makes sure that none of them lives. Returns how many files that were.
+    """
+    found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.glob(f".*{TEMPORARY_SUFFIX}")]
+    stale = [path for path, match in found if match is not None and names.fullmatch(match[1]) and path.is_file()]
     for path in stale:
         _remove_quietly(path)
     return len(stale)
+
+
+def provide_temporary_folder() -> None:
+    """Let `tempfile` have a folder where the usual ones are full or read-only, as in many containers.
+
+    torch wants one as soon as it loads. VitpeError when there is none at all.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        try:
+            tempfile.tempdir = tempfile.mkdtemp(prefix="vitpe-", dir="/dev/shm")
+        except OSError:
+            raise VitpeError("no folder for temporary files can be written", "name one: TMPDIR=FOLDER") from error
+        atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

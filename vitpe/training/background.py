@@ -12,6 +12,10 @@ from vitpe.errors import VitpeError
 
 _SAME_WISH_SECONDS: Final = 1.0
 """torchrun passes a Ctrl-C on to workers that the terminal has told already: within this time the two are one."""
+_STOPPING: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU")
+"""Ctrl-C, kill and schedulers, a terminal that is gone, a limit of processor time; not every system has them all."""
+_SAVING: Final = ("SIGUSR1", "SIGUSR2")
+"""What schedulers send some time before they stop a process."""
 
 
 class Writer:
@@ -55,10 +59,14 @@ class Interrupted(VitpeError):
 
 
 class StopRequest:
-    """signal_number: of the first signal that asked to stop, None before. hint: how to go on afterwards."""
+    """signal_number: of the first signal that asked to stop, None before. hint: how to go on afterwards.
+
+    save_signal: of the last that asked to save and go on, None when there was none since it was set to None.
+    """
 
     def __init__(self, hint: str) -> None:
         self.signal_number: int | None = None
+        self.save_signal: int | None = None
         self.hint = hint
         self._asked_at = 0.0
 
@@ -73,7 +81,9 @@ class StopRequest:
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.signal_number is None:
+        if signal.Signals(number).name in _SAVING:
+            self.save_signal = number
+        elif self.signal_number is None:
             self.signal_number, self._asked_at = number, time.monotonic()
         elif number == signal.SIGINT and time.monotonic() - self._asked_at > _SAME_WISH_SECONDS:
             raise KeyboardInterrupt
@@ -81,9 +91,14 @@ class StopRequest:
 
 @contextmanager
 def stop_signals(hint: str) -> Iterator[StopRequest]:
-    """Within, Ctrl-C and SIGTERM set the request that is given; a second Ctrl-C stops at once."""
+    """Within, Ctrl-C, SIGTERM and the like set the request that is given; a second Ctrl-C stops at once.
+
+    SIGHUP that is ignored from the start (nohup) stays ignored.
+    """
     request = StopRequest(hint)
-    previous = {number: signal.signal(number, request.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = [number for number in signal.Signals if number.name in (*_STOPPING, *_SAVING)]
+    numbers = [n for n in known if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, request.handle) for number in numbers}
     try:
         yield request
     finally:

@@ -10,8 +10,9 @@ checkpoint that is missing is made from the state of its step.
 
 import copy
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from signal import Signals
 from typing import Protocol
 
 import numpy as np
@@ -40,11 +41,11 @@ from vitpe.training.checkpoint import (
 from vitpe.training.distributed import Workers
 from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
+from vitpe.training.plan import Plan
 from vitpe.training.run_folder import RunFolder
-from vitpe.training.state import Progress, TrainState, save_state
+from vitpe.training.state import Machine, Progress, TrainState, save_state
 from vitpe.training.whitening import NUM_IMAGES, Whitening
 
-NUM_LOG_ROWS = 200
 STATE_INTERVAL_SECONDS = 60.0
 
 _DEPTH, _PATCHES = range(2)  # what a step's random draws are for
@@ -66,42 +67,6 @@ class Reporter(Protocol):
         """After a scoring on valid."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What happens after which step (counted from 1; 0 is before the first).
-
-    batch_size: of an update, over all workers.
-    """
-
-    num_steps: int
-    batch_size: int
-    steps_per_epoch: int
-    logs: frozenset[int]
-    evals: frozenset[int]
-    checkpoints: frozenset[int]
-
-    @staticmethod
-    def of(config: TrainConfig, num_images: int) -> "Plan":
-        """Logs evenly; checkpoints denser early, where position embeddings change fastest; scorings evenly, each put
-        off to the next checkpoint where there is one of its own, so that pictures and scores are of the same steps.
-        """
-        batch_size = min(config.batch_size, num_images)
-        steps_per_epoch = num_images // batch_size
-        n = config.steps or max(1, round(config.epochs * steps_per_epoch))
-        shares = np.linspace(0, 1, config.num_checkpoints + 1)
-        checkpoints = np.unique(np.ceil(n * shares**1.5).astype(int))
-        evals = np.unique(np.ceil(np.linspace(0, n, config.num_evals + 1)[1:]).astype(int))
-        at_checkpoints = np.unique(checkpoints[np.searchsorted(checkpoints, evals)])
-        return Plan(
-            num_steps=n,
-            batch_size=batch_size,
-            steps_per_epoch=steps_per_epoch,
-            logs=frozenset(range(0, n + 1, max(1, n // NUM_LOG_ROWS))) - {0} | {n},
-            evals=frozenset((at_checkpoints if len(at_checkpoints) == len(evals) else evals).tolist()),
-            checkpoints=frozenset(checkpoints.tolist()),
-        )
-
-
 class Trainer:
     """One run's model, optimizers and counters; `run` takes it from its step to the end."""
 
@@ -117,6 +82,7 @@ class Trainer:
         reporter: Reporter,
         fingerprint: str,
     ) -> None:
+        """folder: its identity becomes the state's. fingerprint: of the data."""
         self._config, self._info, self._folder, self._reporter = config, info, folder, reporter
         self._workers, self._device, self.plan = workers, device, plan
         self._model = model.to(device)
@@ -124,7 +90,12 @@ class Trainer:
         self._whitening: Whitening | None = None
         self._loss_sum = torch.zeros((), device=device)
         self._state_saved_at = time.monotonic()
-        self.progress = Progress(fingerprint)
+        run_id = None if folder.identity is None else folder.identity.id
+        self.progress = Progress(
+            fingerprint,
+            run_id=run_id,
+            machine=Machine.here(choose_precision(config, device), device, workers.world_size),
+        )
 
     @cached_property
     def _optimizers(self) -> Optimizers:
@@ -156,8 +127,14 @@ class Trainer:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Continue from a saved state; VitpeError when it is of other data, of another model, or damaged."""
-        if state.progress.fingerprint != self.progress.fingerprint:
+        """Continue from a saved state; VitpeError when it is of another run, of other data or model, or damaged."""
+        here, before = self.progress, state.progress
+        if None not in (here.run_id, before.run_id) and here.run_id != before.run_id:
+            raise VitpeError(
+                f"{self._folder.state} is the state of another run than {self._folder.config}",
+                "restore both from one copy, or start another run: --run FOLDER",
+            )
+        if before.fingerprint != here.fingerprint:
             raise VitpeError(
                 f"the data differs from what {self._folder.path} was started with",
                 "resume with the same images and labels, or start another run: --run FOLDER",
@@ -169,7 +146,7 @@ class Trainer:
             self._average.tensors = {name: value.to(self._device) for name, value in state.average.items()}
         same_workers = len(state.loss_sums) == self._workers.world_size
         self._loss_sum.copy_(state.loss_sums[self._workers.rank] if same_workers else state.loss_sums.mean())
-        self.progress = state.progress
+        self.progress = replace(before, run_id=here.run_id, machine=here.machine)
         if not self.finished:
             self._check(state.whitening, self._expected_whitening() if self.step else {})
             if state.whitening:
@@ -194,7 +171,7 @@ class Trainer:
         except VitpeError:
             complete = False
         if not complete:
-            save_checkpoint(self._folder.best, self._snapshot(), self._describe())
+            self._folder.write(save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
     def run(self, train: Batches, valid: Batches | None, stop: StopRequest) -> None:
         """Train to the plan's last step. valid is read by the first worker only.
@@ -214,12 +191,18 @@ class Trainer:
             while not self.finished:
                 self._update(forward, next(batches))
                 self._after_step(clock, valid, writer)
-                signal_number, overdue = self._workers.highest(stop.signal_number or 0, self._is_overdue(writer))
-                if (signal_number or overdue) and not self.finished:
+                signal_number, save_signal, overdue = self._workers.highest(
+                    stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
+                )
+                if (signal_number or save_signal or overdue) and not self.finished:
                     self._save_state(writer)
                 if signal_number and not self.finished:
                     writer.wait()
                     raise Interrupted(signal_number, self.step, stop.hint)
+                if save_signal:
+                    stop.save_signal = None
+                    writer.wait()
+                    self._reporter.note(f"{Signals(save_signal).name}: saved after step {self.step}, and going on")
         except torch.OutOfMemoryError as error:
             raise VitpeError(
                 f"{self._device} has too little memory for batches of {self.plan.batch_size} images",
@@ -287,11 +270,17 @@ class Trainer:
         self._reporter.progress(step, plan.num_steps, loss, speed)
         if step in plan.checkpoints and self._workers.is_first:
             info = replace(self._describe(), history_only=self._config.keep == "pos_embed")
-            writer.submit(save_checkpoint, self._folder.checkpoint(step), self._snapshot(info.history_only), info)
+            writer.submit(
+                self._folder.write,
+                save_checkpoint,
+                self._folder.checkpoint(step),
+                self._snapshot(info.history_only),
+                info,
+            )
         if step in plan.evals or self.finished:
             self._save_state(writer)
         if step == self.progress.best_step and self._workers.is_first:
-            writer.submit(save_checkpoint, self._folder.best, self._snapshot(), self._describe())
+            writer.submit(self._folder.write, save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
     def _take_mean_loss(self) -> float:
         """Of all workers, since the last call."""
@@ -338,7 +327,7 @@ class Trainer:
     def _save_state(self, writer: Writer) -> None:
         state = self.state()
         if self._workers.is_first:
-            writer.submit(save_state, self._folder.state, state)
+            writer.submit(self._folder.write, save_state, self._folder.state, state)
         self._state_saved_at = time.monotonic()
 
     def _snapshot(self, history_only: bool = False) -> dict[str, Tensor]:

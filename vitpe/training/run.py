@@ -1,6 +1,5 @@
 """Configuration → run folder: opens data, model and folder, and lets the loop run."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,10 +9,10 @@ from typing import Any, Final
 
 import torch
 
-from vitpe.config import RunConfig
+from vitpe.config import DRAWN_FACES, DataConfig, RunConfig
 from vitpe.data.batches import Batches
 from vitpe.data.celeba import NUM_PUBLISHED
-from vitpe.data.file_samples import FileSamples
+from vitpe.data.fingerprint import fingerprint
 from vitpe.data.label_table import tells_sides
 from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
@@ -27,8 +26,10 @@ from vitpe.text import brief
 from vitpe.training.background import Interrupted, StopRequest, stop_signals
 from vitpe.training.checkpoint import CheckpointInfo, check_finite, load_foreign
 from vitpe.training.distributed import Workers, joined, num_workers
-from vitpe.training.loop import Plan, Reporter, Trainer
-from vitpe.training.run_folder import RunFolder
+from vitpe.training.forward import choose_precision
+from vitpe.training.loop import Reporter, Trainer
+from vitpe.training.plan import Plan
+from vitpe.training.run_folder import RunFolder, RunIdentity
 from vitpe.training.state import load_state, save_state
 
 MAY_CHANGE: Final = frozenset(
@@ -78,8 +79,12 @@ def train(
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
     run = RunFolder(folder)
+    config = replace(config, data=_absolute(config.data))
     if resume:
-        check_resumable(run.read_config(), config)
+        stored = run.read_config()
+        check_resumable(stored, config)
+        if config.train.precision == "auto":
+            config = replace(config, train=replace(config.train, precision=stored.train.precision))
     else:
         run.refuse_existing()
     again = f"{command} --resume" if num_workers() == 1 else "the same torchrun command and --resume"
@@ -94,6 +99,8 @@ def train(
     ):
         if workers.is_first and not resume:
             run.refuse_existing()  # one may have come since
+        if run.identity is None:
+            run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config))
         trainer = _prepare(config, run, device, reporter, workers, splits, resume, init, init_grid)
         if not trainer.finished:
             batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
@@ -113,12 +120,18 @@ def _speaking_once(workers: Workers) -> Iterator[None]:
 
 
 def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
-    """UsageError naming what differs, unless it is in MAY_CHANGE or two spellings of one path."""
+    """UsageError naming what differs, unless it is in MAY_CHANGE.
+
+    Images and labels may have moved: whether they are the same shows later, in what they hold. A precision that is
+    left open is the run's.
+    """
     wanted = replace(wanted, model=replace(wanted.model, num_classes=stored.model.num_classes))  # the data decides it
+    if wanted.train.precision == "auto":
+        wanted = replace(wanted, train=replace(wanted.train, precision=stored.train.precision))
     refused = [
         d
         for d in differences(stored, wanted)
-        if d.key not in MAY_CHANGE and not (d.key in _PATHS and _is_same_path(d.old, d.new))
+        if d.key not in MAY_CHANGE and not (d.key in _PATHS and not {None, DRAWN_FACES} & {d.old, d.new})
     ]
     if refused:
         raise UsageError(
@@ -127,8 +140,19 @@ def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
         )
 
 
-def _is_same_path(a: str | None, b: str | None) -> bool:
-    return a is not None and b is not None and Path(a).resolve() == Path(b).resolve()
+def _absolute(data: DataConfig) -> DataConfig:
+    """Paths that mean the same in any folder, for whoever reads config.json later."""
+    if data.data == DRAWN_FACES:
+        return data
+    labels = None if data.labels is None else str(Path(data.labels).absolute())
+    return replace(data, data=str(Path(data.data).absolute()), labels=labels)
+
+
+def _whole_valid_fingerprint(config: RunConfig) -> str | None:
+    """Of what `vitpe eval` scores the run on; drawn faces are always the same."""
+    if config.data.data == DRAWN_FACES:
+        return None
+    return fingerprint([open_samples(replace(config.data, num_valid=None), "valid", config.model.img_size)])
 
 
 def _prepare(
@@ -162,13 +186,15 @@ def _prepare(
         reporter.note(f"{init} is not read again: the run goes on with its own weights")
     elif init is not None:
         initialize(model, init, samples.attributes, reporter, init_grid)
-    config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
+    precision: Any = choose_precision(config.train, device)
+    if resuming and config.train.precision == "auto":
+        reporter.note(f"the run does not say its precision: it goes on in {precision}")
+    config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model), precision=precision))
     shared = f", {workers.world_size} workers" if workers.world_size > 1 else ""
     size = f"{num_parameters(model) / 1e6:.1f} M parameters"
     reporter.note(f"model: {config.preset}, {size}, on {describe_device(device)}{shared}")
-    fingerprint = _fingerprint(splits)
     info = _info(config, samples)
-    trainer = Trainer(config.train, model, info, plan, run, device, workers, reporter, fingerprint)
+    trainer = Trainer(config.train, model, info, plan, run, device, workers, reporter, fingerprint(splits))
     if resuming:
         _resume(trainer, run, workers, reporter)
     if not trainer.finished:
@@ -176,7 +202,7 @@ def _prepare(
         if not resuming:
             state = trainer.state()
             if workers.is_first:
-                save_state(run.state, state)  # before config.json, which makes it a run to resume
+                run.write(save_state, run.state, state)  # before config.json, which makes it a run to resume
         if workers.is_first:
             run.write_config(config)
             run.truncate(trainer.step)
@@ -203,7 +229,9 @@ def initialize(
 
 
 def _resume(trainer: Trainer, run: RunFolder, workers: Workers, reporter: Reporter) -> None:
-    trainer.restore(load_state(run.state))
+    state = load_state(run.state)
+    here = trainer.progress.machine
+    trainer.restore(state)
     num_steps = trainer.plan.num_steps
     if not workers.agree(trainer.step):
         raise VitpeError(f"the workers find different states in {run.path}", "use a folder that all of them share")
@@ -213,6 +241,10 @@ def _resume(trainer: Trainer, run: RunFolder, workers: Workers, reporter: Report
         trainer.complete_best()
     done = "is finished" if trainer.finished else "goes on"
     reporter.note(f"the run in {run.path} {done} after step {trainer.step} of {num_steps}")
+    before = state.progress.machine
+    changes = before.changes(here) if before is not None and here is not None else ""
+    if changes and not trainer.finished:
+        reporter.note(f"it goes on with {changes}: it will not end bit for bit as an uninterrupted one")
 
 
 def _open_batches(
@@ -298,17 +330,6 @@ def _check_sides(flip: bool | None, attributes: Sequence[str]) -> None:
             f"labels tell left from right ({shown}), and training mirrors images",
             "train without mirroring: --set data.flip=false (=true, where it does no harm)",
         )
-
-
-def _fingerprint(splits: list[Samples]) -> str:
-    """Changes with the names, the labels and, where they are files, the bytes of the images of all splits."""
-    digest = hashlib.sha256()
-    for samples in splits:
-        digest.update("\n".join((samples.source, *samples.attributes, *samples.names, "")).encode())
-        digest.update(samples.labels.tobytes())
-        if isinstance(samples, FileSamples):
-            digest.update(str(samples.num_encoded_bytes()).encode())
-    return digest.hexdigest()
 
 
 def _resolve_keep(config: RunConfig, model: torch.nn.Module) -> Any:

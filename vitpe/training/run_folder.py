@@ -9,10 +9,13 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Concatenate, Final, ParamSpec, TextIO
 
 from vitpe.config import RunConfig
 from vitpe.errors import UsageError, VitpeError
@@ -32,12 +35,29 @@ METRIC_COLUMNS: Final = (
 )
 TIMING_COLUMNS: Final = ("images_per_second", "data_wait_share")
 """What differs between two runs of the same seed; every other column is the same to the last digit."""
+_IDENTITY: Final = "run"
+"""Where config.json has the run's identity, beside its configuration."""
+_OWN_FILES: Final = re.compile(r"config\.json|metrics\.csv|(best|state|step-\d{7,})\.safetensors")
+_WAIT: Final = "wait for it, or choose another folder: --run FOLDER"
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What tells a run from any other, and the data that it is scored on from any other data.
+
+    id: random. valid_fingerprint: of the whole valid split (see data.fingerprint); None where it was not taken.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    valid_fingerprint: str | None = None
 
 
 class RunFolder:
-    """The paths and small files of one run."""
+    """The paths and small files of one run. identity: None before one was given or read."""
 
     def __init__(self, path: Path) -> None:
+        self.identity: RunIdentity | None = None
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.csv"
@@ -48,8 +68,7 @@ class RunFolder:
         self._lock: TextIO | None = None
 
     def checkpoint(self, step: int) -> Path:
-        """The history's file of that step. VitpeError when another folder took the place of the locked one."""
-        self._check_held()
+        """The history's file of that step."""
         return self.checkpoints / f"step-{step:07d}.safetensors"
 
     @contextmanager
@@ -58,9 +77,23 @@ class RunFolder:
 
         Creates the folder. Raises VitpeError when another process trains there or the folder cannot be written.
         """
+        folders = self.path, self.checkpoints, self.state.parent
         try:
-            for folder in (self.path, self.checkpoints, self.state.parent):
+            for folder in folders:
                 make_folder(folder)
+        except OSError as error:
+            raise VitpeError(
+                f"cannot write to {self.path}: {error.strerror}", "choose another folder: --run FOLDER"
+            ) from error
+        with self.held():
+            for folder in folders:
+                remove_stale_temporaries(folder, _OWN_FILES)
+            yield
+
+    @contextmanager
+    def held(self, hint: str = _WAIT) -> Iterator[None]:
+        """As `locked`, for a folder that is there. hint: what to do when another process has it."""
+        try:
             lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise VitpeError(
@@ -70,31 +103,34 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise VitpeError(
-                    f"another vitpe train is writing to {self.path}",
-                    "wait for it, or choose another folder: --run FOLDER",
-                ) from error
+                raise VitpeError(f"another vitpe train is writing to {self.path}", hint) from error
             except OSError as error:
                 raise VitpeError(
                     f"cannot lock {self.path}: {error.strerror}", "choose a folder on another file system: --run FOLDER"
                 ) from error
-            for folder in (self.path, self.checkpoints, self.state.parent):
-                remove_stale_temporaries(folder)
             self._lock = lock
             try:
                 yield
             finally:
                 self._lock = None
 
+    def write(self, write: Callable[Concatenate[Path, P], None], path: Path, *args: P.args, **kwargs: P.kwargs) -> None:
+        """write(path, *args), for a file of this run: every one is written through here.
+
+        VitpeError, with nothing written, when another folder took the place of the locked one.
+        """
+        self._check_held()
+        write(path, *args, **kwargs)
+
     def _check_held(self) -> None:
         """Writing goes by names: a folder that was removed and made anew belongs to whoever holds the new lock."""
-        if self._lock is None:
-            return
-        try:
-            there = (self.path / ".lock").stat()
-        except OSError:
+        if self._lock is None or not self.path.exists():
             return  # the write itself will say what is wrong
-        if not os.path.samestat(os.fstat(self._lock.fileno()), there):
+        try:
+            same = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / ".lock").stat())
+        except OSError:
+            same = False
+        if not same:
             raise VitpeError(
                 f"{self.path} was replaced while a run wrote to it", "start again: vitpe train --run FOLDER"
             )
@@ -116,25 +152,32 @@ class RunFolder:
             )
 
     def write_config(self, config: RunConfig) -> None:
-        """As JSON that `read_config` reads back."""
-        write_atomic(self.config, (json.dumps(to_json(config), indent=2) + "\n").encode())
+        """As JSON that `read_config` reads back, and the identity with it."""
+        values = to_json(config)
+        if self.identity is not None:
+            values[_IDENTITY] = to_json(self.identity)
+        self.write(write_atomic, self.config, (json.dumps(values, indent=2) + "\n").encode())
 
     def read_config(self) -> RunConfig:
-        """What the run was started with; VitpeError when there is none or it is damaged."""
+        """What the run was started with, and its identity; VitpeError when there is none or it is damaged."""
+        values = self._read_json()
+        identity = values.pop(_IDENTITY, None) if isinstance(values, dict) else None
+        self.identity = None if identity is None else from_json(RunIdentity, identity, f"{self.config}: {_IDENTITY}")
+        return from_json(RunConfig, values, self.config)
+
+    def _read_json(self) -> Any:
         try:
-            values = json.loads(self.config.read_text(encoding="utf-8"))
+            return json.loads(self.config.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise VitpeError(f"{self.path} holds no run", "check its name, or train one first: vitpe train") from error
         except (OSError, ValueError, RecursionError) as error:
             raise VitpeError(f"cannot read {self.config}: {error}", "restore it from a copy") from error
-        return from_json(RunConfig, values, self.config)
 
     def log(self, row: Mapping[str, object]) -> None:
         """Add a row to metrics.csv, which is replaced as a whole: no reader ever sees half a row.
 
         VitpeError when it cannot be written, or when another folder took the place of the locked one.
         """
-        self._check_held()
         self._rows.append(row)
         self._write_rows()
 
@@ -143,6 +186,7 @@ class RunFolder:
 
         Raises VitpeError when metrics.csv is damaged; nothing is forgotten then.
         """
+        self._check_held()
         self._rows = [row for row in self._read_rows() if int(row["step"]) <= step]
         for path in self.checkpoints.glob("step-*.safetensors"):
             number = path.stem.removeprefix("step-")
@@ -174,4 +218,4 @@ class RunFolder:
         writer = csv.DictWriter(text, METRIC_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        write_atomic(self.metrics, text.getvalue().encode())
+        self.write(write_atomic, self.metrics, text.getvalue().encode())

@@ -1,7 +1,7 @@
 """All that resuming needs, in one safetensors file, so that it is either whole or the one before."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +20,42 @@ _HINT: Final = "start another run: --run FOLDER; the checkpoints of this one are
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What the last bits of a run depend on beside its configuration.
+
+    processor: a GPU's name, or what a CPU computes with. num_threads: of the CPU, each worker's. torch_version: as
+    torch.__version__.
+    """
+
+    processor: str
+    num_threads: int
+    num_workers: int
+    precision: str
+    torch_version: str
+
+    @staticmethod
+    def here(precision: str, device: torch.device, num_workers: int) -> "Machine":
+        """Of this process."""
+        if device.type == "cuda":
+            processor = torch.cuda.get_device_name(device)
+        else:
+            processor = f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+        return Machine(processor, torch.get_num_threads(), num_workers, precision, str(torch.__version__))
+
+    def changes(self, other: "Machine") -> str:
+        """ "threads 1 where it had 2; …": what `other` has where it is not as here, "" when it is."""
+        names = (f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
+        shown = {name: name.removeprefix("num_").replace("_", " ") for name in names}
+        return "; ".join(f"{word} {getattr(other, n)} where it had {getattr(self, n)}" for n, word in shown.items())
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a run is after `step` updates.
 
     num_losses: summed up since the last row of the log.
     scores: the last on valid, None before the first; scored_step: when. best_score, best_step: of the best so far.
-    fingerprint: of the data.
+    fingerprint: of the data. run_id, machine: whose state it is, and where it was computed; None in old ones.
     """
 
     fingerprint: str
@@ -35,6 +65,8 @@ class Progress:
     scored_step: int | None = None
     best_score: float | None = None
     best_step: int | None = None
+    run_id: str | None = None
+    machine: Machine | None = None
 
     def __post_init__(self) -> None:
         if min(self.step, self.num_losses) < 0:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vitpe.errors import VitpeError
-from vitpe.files import write_atomic
+from vitpe.files import provide_temporary_folder, write_atomic
 from vitpe.viz.colours import TRANSPARENT, Palette, Pixels
 from vitpe.viz.options import AnimationFormat, Timing
 
@@ -85,6 +85,7 @@ def _mp4(frames: Pixels, palette: Palette, timing: Timing) -> bytes:
         raise VitpeError(
             f"mp4 needs imageio-ffmpeg: {error}", hint="pip install 'vitpe[video]', or choose gif or webp"
         ) from error
+    provide_temporary_folder()
     num_held = max(1, round(timing.last_frame_ms / timing.frame_ms))
     # The colours of video are stored for blocks of 2 × 2 pixels, so both sides must be even.
     even = [(0, frames.shape[1] % 2), (0, frames.shape[2] % 2)]
