@@ -15,7 +15,7 @@ import vitpe.training.loop
 from tests.helpers import Recorder, contents, run_python, tiny_config, train_tiny, write_celeba
 from tests.in_process import call_vitpe
 from tests.torture import comparable
-from vitpe.config import RunConfig, with_values
+from vitpe.config import RunConfig, TrainConfig, with_values
 from vitpe.errors import UsageError, VitpeError
 from vitpe.training.checkpoint import read_info
 from vitpe.training.run import MAY_CHANGE, check_resumable, train
@@ -292,3 +292,84 @@ def test_stale_temporaries_go_at_the_next_start(celeba: Path, stopped_run: RunFo
         (folder / f".metrics.csv.{os.getpid()}.partial").write_text("half")
     train_tiny(celeba, stopped_run.path, resume=True)
     assert comparable(stopped_run.path) == comparable(trained_run)
+
+
+def test_a_state_of_another_run_is_refused(celeba: Path, stopped_run: RunFolder, trained_run: Path) -> None:
+    shutil.copy(trained_run / "last" / "state.safetensors", stopped_run.state)
+    before = contents(stopped_run.path)
+    with pytest.raises(VitpeError, match=r"state.safetensors is the state of another run than .*config.json"):
+        train_tiny(celeba, stopped_run.path, resume=True)
+    assert contents(stopped_run.path) == before
+
+
+def test_another_machine_is_said(celeba: Path, stopped_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    recorder = train_tiny(celeba, stopped_run.path, resume=True)
+    monkeypatch.undo()
+    said = [note for note in recorder.notes if "bit for bit" in note]
+    assert said == [
+        f"it goes on with threads 3 where it had 1; torch version 9.9.9 where it had {torch.__version__}: it will not end"
+        " bit for bit as an uninterrupted one"
+    ]
+    machine = load_state(stopped_run.state).progress.machine
+    assert machine is not None
+    assert (machine.num_threads, machine.num_workers, machine.precision) == (3, 1, "fp32")
+
+
+def test_precision_is_stored_as_it_was_chosen_and_kept_elsewhere(
+    celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a processor that would choose another one, and whether "auto" is asked for again or not."""
+    chosen = "bf16"
+
+    def choose(config: TrainConfig, device: torch.device) -> str:
+        return chosen if config.precision == "auto" else config.precision
+
+    for module in ("run", "loop"):
+        monkeypatch.setattr(f"vitpe.training.{module}.choose_precision", choose)
+    run, values = RunFolder(tmp_path / "runs"), {"train__precision": "auto"}
+    train_tiny(celeba, run.path, train__steps=3, **values)
+    assert run.read_config().train.precision == "bf16"
+    chosen = "fp32"
+    recorder = train_tiny(celeba, run.path, resume=True, train__steps=6, **values)
+    assert not [note for note in recorder.notes if "its precision" in note]
+    assert run.read_config().train.precision == "bf16"
+    with pytest.raises(UsageError, match=r"train.precision 'fp32' where the run has 'bf16'"):
+        train_tiny(celeba, run.path, resume=True, train__steps=9, train__precision="fp32")
+    run.write_config(with_values(run.read_config(), {"train.precision": "auto"}))  # as it was written once
+    recorder = train_tiny(celeba, run.path, resume=True, train__steps=9, **values)
+    assert "the run does not say its precision: it goes on in fp32" in recorder.notes
+
+
+def test_a_run_of_an_earlier_version_goes_on(celeba: Path, stopped_run: RunFolder) -> None:
+    """Without an identity, and with a state that does not say whose it is."""
+    with safe_open(stopped_run.state, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        progress = json.loads(file.metadata()["vitpe_state"])
+    old = {key: value for key, value in progress.items() if key not in ("run_id", "machine")}
+    safetensors.torch.save_file(tensors, stopped_run.state, {"vitpe_state": json.dumps(old)})
+    values = json.loads(stopped_run.config.read_text())
+    del values["run"]
+    stopped_run.config.write_text(json.dumps(values))
+    recorder = train_tiny(celeba, stopped_run.path, resume=True)
+    assert not [note for note in recorder.notes if "bit for bit" in note]
+    run = RunFolder(stopped_run.path)
+    run.read_config()
+    assert run.identity is not None
+    assert run.identity.id == load_state(run.state).progress.run_id
+
+
+def test_data_and_run_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    data = write_celeba(tmp_path / "here" / "celeba")
+    train_tiny("celeba", Path("runs"), train__steps=3)
+    assert RunFolder(Path("runs")).read_config().data.data == str(data)
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    train_tiny("celeba", Path("runs"), resume=True, train__steps=6)
+    assert RunFolder(Path("runs")).read_config().data.data == str(tmp_path / "there" / "celeba")
+    write_celeba(tmp_path / "other", seed=3)
+    with pytest.raises(VitpeError, match="the data differs from what runs was started with"):
+        train_tiny(tmp_path / "other", Path("runs"), resume=True, train__steps=9)

@@ -23,6 +23,7 @@ from tests.helpers import (
     tiny_options,
     train_tiny,
 )
+from vitpe.console import TrainReporter, show_error
 from vitpe.errors import VitpeError
 from vitpe.training.background import Interrupted
 from vitpe.training.checkpoint import load_checkpoint
@@ -50,11 +51,18 @@ class Signalling(Recorder):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
-def test_a_signal_finishes_the_step_and_saves(
-    celeba: Path, trained_run: Path, tmp_path: Path, number: int, code: int, name: str
-) -> None:
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+STOPPING = {
+    signal.SIGINT: (130, "Ctrl-C"),
+    signal.SIGTERM: (143, "SIGTERM"),
+    signal.SIGHUP: (129, "SIGHUP"),
+    signal.SIGXCPU: (152, "SIGXCPU"),
+}
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_finishes_the_step_and_saves(celeba: Path, trained_run: Path, tmp_path: Path, number: int) -> None:
+    code, name = STOPPING[number]
+    handlers = [signal.getsignal(each) for each in STOPPING]
     with pytest.raises(Interrupted) as caught:
         train(tiny_config(celeba), tmp_path, CPU, Signalling(number=number, at=6), command="vitpe train --run x")
     assert caught.value.exit_code == code
@@ -62,10 +70,65 @@ def test_a_signal_finishes_the_step_and_saves(
     assert caught.value.hint == "continue with: vitpe train --run x --resume"
     assert load_state(RunFolder(tmp_path).state).progress.step == 6
     assert [row["step"] for row in log_rows(tmp_path)] == list("123456")
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert [signal.getsignal(each) for each in STOPPING] == handlers
     train_tiny(celeba, tmp_path, resume=True)
     ended, expected = contents(tmp_path, (".lock", "metrics.csv")), contents(trained_run, (".lock", "metrics.csv"))
     assert ended == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_of_the_scheduler_saves_and_the_run_goes_on(celeba: Path, tmp_path: Path, number: int) -> None:
+    saved = []
+
+    @dataclass
+    class Warned(Signalling):
+        def note(self, text: str) -> None:
+            super().note(text)
+            if text.startswith("SIGUSR"):
+                saved.append(load_state(RunFolder(tmp_path).state).progress.step)
+
+    recorder = Warned(number=number, at=6)
+    assert train(tiny_config(celeba), tmp_path, CPU, recorder).step == 12
+    assert saved == [6]
+    assert f"{signal.Signals(number).name}: saved after step 6, and going on" in recorder.notes
+
+
+def test_a_hangup_that_is_ignored_stays_so(celeba: Path, tmp_path: Path) -> None:
+    """nohup vitpe train"""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(tiny_config(celeba), tmp_path, CPU, Signalling(number=signal.SIGHUP, at=6)).step == 12
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@dataclass
+class Replaced(Signalling):
+    """The folder is removed and begun anew by another run, which ends; then the first is told to stop."""
+
+    folder: Path = Path()
+    again: Callable[[], object] = list
+
+    def progress(self, step: int, num_steps: int, loss: float | None, images_per_second: float | None) -> None:
+        if step == self.at:
+            shutil.rmtree(self.folder)
+            self.again()
+            self.left = contents(self.folder)
+        super().progress(step, num_steps, loss, images_per_second)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_run_whose_folder_another_took_writes_nothing_into_it(celeba: Path, tmp_path: Path, number: int) -> None:
+    run = RunFolder(tmp_path / "runs")
+    values = {"train__num_evals": 1, "train__num_checkpoints": 1, "train__steps": 2000}  # no log and no file at step 7
+    first = Replaced(number=number, at=7, folder=run.path, again=lambda: train_tiny(celeba, run.path, train__seed=5))
+    with pytest.raises(VitpeError, match=r"runs was replaced while a run wrote to it") as caught:
+        train(tiny_config(celeba, **values), run.path, CPU, first)
+    assert caught.value.exit_code == 1
+    assert contents(run.path) == first.left
+    assert load_state(run.state).progress.step == 12
+    train_tiny(celeba, run.path, resume=True, train__seed=5)
 
 
 def test_a_signal_at_the_last_step_comes_too_late(celeba: Path, tmp_path: Path) -> None:
@@ -183,6 +246,35 @@ def test_the_command_line_stops_and_goes_on(celeba: Path, tmp_path: Path) -> Non
     assert (result["run"], result["step"]) == (str(run.path), step + 3)
     assert 0 <= result["valid"]["mean_accuracy"] <= 1
     assert f"goes on after step {step} of {step + 3}" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_run_outlives_whoever_reads_its_notes(celeba: Path, tmp_path: Path, number: int, code: int) -> None:
+    """2>&1 | tee log, and Ctrl-C ends tee; or the terminal is gone."""
+    run = RunFolder(tmp_path / "runs")
+    options = [*tiny_options(celeba, train__num_evals=1_000, train__steps=1_000_000), "--run", run.path]
+    with start_vitpe("train", *options) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        wait_for(run.best.exists)  # a scoring, which is told
+        written = run.best.stat().st_mtime_ns
+        wait_for(lambda: load_state(run.state).progress.step > 1_000 and run.best.stat().st_mtime_ns >= written)
+        process.send_signal(number)
+        assert process.wait(60) == code
+    step = load_state(run.state).progress.step
+    assert int(log_rows(run.path)[-1]["step"]) <= step
+
+
+def test_notes_that_a_full_disk_does_not_take_stop_nothing(
+    celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        with TrainReporter() as reporter:
+            assert train(tiny_config(celeba), tmp_path, CPU, reporter).step == 12
+        show_error(VitpeError("an error that nobody can read"))
+        print("it goes nowhere from now on", file=full, flush=True)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

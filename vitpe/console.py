@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -45,11 +47,44 @@ class SafeConsole(Console):
         raise
 
 
+class _Stderr(io.TextIOBase):
+    """stderr, which may go away: what cannot be written is dropped and stops nothing, whoever was to read it."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+        self.isatty, self.fileno = self._stream.isatty, self._stream.fileno  # type: ignore[method-assign]
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """What can be shown there."""
+        return self._stream.encoding
+
+    def write(self, text: str) -> int:
+        """len(text), whether it could be written or not."""
+        try:
+            self._stream.write(text)
+        except OSError:
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """From now on all of it, what is still waiting included, goes nowhere."""
+        with suppress(OSError), open(os.devnull, "wb") as null:  # noqa: PTH123
+            os.dup2(null.fileno(), self._stream.fileno())
+
+
 def stderr_console() -> Console:
     """A console on stderr; away from a terminal it neither wraps, nor colours, nor draws bars."""
-    if sys.stderr.isatty():
-        return SafeConsole(stderr=True)
-    return SafeConsole(stderr=True, force_terminal=False, color_system=None, width=10_000)
+    stderr: Any = _Stderr()
+    if stderr.isatty():
+        return SafeConsole(file=stderr, stderr=True)
+    return SafeConsole(file=stderr, stderr=True, force_terminal=False, color_system=None, width=10_000)
 
 
 def _moves(console: Console) -> bool:

@@ -1,7 +1,9 @@
 """Checkpoint + data → scores: opens both, runs the model, and fits what is fitted on valid."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -11,8 +13,10 @@ from numpy.typing import NDArray
 
 from vitpe.config import DRAWN_FACES, DataConfig
 from vitpe.data.batches import Batches
+from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.errors import UsageError, VitpeError
+from vitpe.model.vit import VisionTransformer
 from vitpe.runs.find import kind_of, no_single_model
 from vitpe.scoring.compare import Comparison, compare
 from vitpe.scoring.evaluate import predict_split
@@ -27,6 +31,7 @@ from vitpe.scoring.thresholds import (
     sigmoid,
     tune_thresholds,
 )
+from vitpe.scoring.trained_on import check_same_data, data_of, run_of
 from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
 from vitpe.training.run_folder import RunFolder
 
@@ -147,6 +152,30 @@ class Answers:
         return Subject(str(self.path), self.split, self.source, info.step, words, info.calibration)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as it was when it was read. stamp: tells its file from one that took its place later."""
+
+    path: Path
+    model: VisionTransformer
+    info: CheckpointInfo
+    stamp: tuple[int, ...]
+
+    @staticmethod
+    def of(path: Path) -> "Loaded":
+        """Read it; VitpeError when that cannot be done."""
+        stamp = _stamp(path)  # before, so that what comes later is noticed
+        return Loaded(path, *load_checkpoint(path), stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def evaluate(
     checkpoints: Sequence[Path], options: EvalOptions, device: torch.device, listener: Listener
 ) -> list[Answers]:
@@ -157,20 +186,34 @@ def evaluate(
     """
     paths = [find_checkpoint(path) for path in checkpoints]
     infos = [read_info(path) for path in paths]
-    found = [data_for(path, info, options.data, options.labels) for path, info in zip(paths, infos, strict=True)]
-    if found[0] != found[-1]:
-        raise UsageError(
-            f"{paths[0]} was trained on {found[0].data}, {paths[-1]} on {found[-1].data}",
-            "name the images to compare them on: --data FOLDER",
-        )
+    if options.data is not None:
+        data = DataConfig(data=options.data, labels=None if options.labels is None else str(options.labels))
+    else:
+        found = [data_of(path, info, listener.note) for path, info in zip(paths, infos, strict=True)]
+        data = found[0]
+        if data != found[-1]:
+            raise UsageError(
+                f"{paths[0]} was trained on {data.data}, {paths[-1]} on {found[-1].data}",
+                "name the images to compare them on: --data FOLDER",
+            )
+    if options.fits:
+        for path in paths:
+            with _held(path):
+                pass  # to say at once what would be said after minutes
     if options.split == "test":
         listener.note("test is for the final report: choose models on valid")
+    opened = cache(partial(open_samples, data))
     answers = []
     for path in paths:
+        loaded = Loaded.of(path)
+        size = loaded.info.model.img_size
+        if options.data is None:
+            check_same_data(path, data, partial(opened, FIT_SPLIT, size))
         if options.fits:
-            info = fit(answer(path, FIT_SPLIT, found[0], device, listener), options)
+            loaded = fit(loaded, answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, listener), options)
+            info = loaded.info
             listener.note(f"{path} now has thresholds {info.thresholds_from}, calibration {info.calibration or 'none'}")
-        given = answer(path, options.split, found[0], device, listener)
+        given = answer(loaded, options.split, opened(options.split, size), device, listener)
         answers.append(replace(given, threshold=options.threshold))
     for line in dict.fromkeys(note for given in answers for note in _notes(given)):
         listener.note(line)
@@ -207,30 +250,13 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def data_for(checkpoint: Path, info: CheckpointInfo, data: str | None, labels: Path | None) -> DataConfig:
-    """Where to take images from: what was asked for, else what the run was trained on, all images of a split."""
-    if data is not None:
-        return DataConfig(data=data, labels=None if labels is None else str(labels))
-    for folder in (checkpoint.parent, checkpoint.parent.parent):
-        if (folder / "config.json").exists():
-            config = RunFolder(folder).read_config().data
-            return DataConfig(data=config.data, labels=config.labels)
-    if info.data_source == DRAWN_FACES:
-        return DataConfig()
-    raise UsageError(f"{checkpoint} does not say where its images are", "name the folder: --data FOLDER")
-
-
-def answer(checkpoint: Path, split: str, data: DataConfig, device: torch.device, listener: Listener) -> Answers:
-    """Run the checkpoint on a split of the data.
-
-    Raises VitpeError for a checkpoint or data that cannot be read, and when they have no attribute in common.
-    """
-    model, info = load_checkpoint(checkpoint)
-    samples = open_samples(data, split, info.model.img_size)
+def answer(loaded: Loaded, split: str, samples: Samples, device: torch.device, listener: Listener) -> Answers:
+    """Run the model on the samples, which are of `split`; VitpeError when they have no attribute in common."""
+    model, info = loaded.model, loaded.info
     columns = tuple(i for i, name in enumerate(info.attributes) if name in samples.attributes)
     if not columns:
         raise VitpeError(
-            f"{data.data} has labels for {_some(samples.attributes)}, {checkpoint} answers {_some(info.attributes)}",
+            f"the data has labels for {_some(samples.attributes)}, {loaded.path} answers {_some(info.attributes)}",
             "at least one attribute must have the same name in both",
         )
     batches = Batches(samples, crop_size=info.model.img_size, batch_size=_BATCH_SIZE, device=device, store="disk")
@@ -238,7 +264,7 @@ def answer(checkpoint: Path, split: str, data: DataConfig, device: torch.device,
     logits, truth = predict_split(model.to(device), batches.once(), info.mean, info.std, on_progress)
     labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
     return Answers(
-        checkpoint,
+        loaded.path,
         info,
         split,
         samples.source,
@@ -253,14 +279,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def fit(answers: Answers, options: EvalOptions) -> CheckpointInfo:
-    """Fit thresholds and calibration on these answers and write both into the checkpoint.
+def fit(loaded: Loaded, answers: Answers, options: EvalOptions) -> Loaded:
+    """Fit thresholds and calibration on the checkpoint's answers and write both into its file.
 
     Calibration is affine in the logits, so it becomes part of the head and every reader of the checkpoint has it.
     Thresholds belong to the probabilities that they were tuned on: calibration alone sets them back to 0.5.
-    Raises VitpeError when some of the checkpoint's attributes have no labels.
+    Raises VitpeError, with nothing written, when some of the checkpoint's attributes have no labels, when a run writes
+    to its folder, and when the file is not any more what was read.
     """
-    model, info = load_checkpoint(answers.path)
+    model, info = loaded.model.cpu(), loaded.info
     if len(answers.columns) < len(info.attributes):
         missing = [name for name in info.attributes if name not in answers.attributes]
         raise VitpeError(f"{answers.split} has no labels for {_some(missing)}", "fitting needs all attributes' labels")
@@ -284,8 +311,19 @@ def fit(answers: Answers, options: EvalOptions) -> CheckpointInfo:
         info = replace(
             info, thresholds=tuple(thresholds.tolist()), thresholds_from=f"tuned on {answers.split} for {criterion}"
         )
-    save_checkpoint(answers.path, model.state_dict(), info)
-    return info
+    with _held(loaded.path):
+        if _stamp(loaded.path) != loaded.stamp:
+            raise VitpeError(f"{loaded.path} has changed since it was read; it is left as it is", "start again")
+        save_checkpoint(loaded.path, model.state_dict(), info)
+        return replace(loaded, info=info, stamp=_stamp(loaded.path))
+
+
+def _held(checkpoint: Path) -> AbstractContextManager[None]:
+    """Within, no run writes to the checkpoint's folder; VitpeError when one does."""
+    run = run_of(checkpoint)
+    if run is None or not run.lock.exists():  # nothing has been trained there
+        return nullcontext()
+    return run.held("wait until it has ended, or fit a copy of the checkpoint, elsewhere and with --data FOLDER")
 
 
 def compare_answers(first: Answers, second: Answers) -> Comparison:

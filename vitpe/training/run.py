@@ -99,8 +99,8 @@ def train(
     ):
         if workers.is_first and not resume:
             run.refuse_existing()  # one may have come since
-        if run.identity is None:
-            run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config))
+        if run.identity is None and workers.is_first:
+            run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, splits[1]))
         trainer = _prepare(config, run, device, reporter, workers, splits, resume, init, init_grid)
         if not trainer.finished:
             batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
@@ -148,11 +148,13 @@ def _absolute(data: DataConfig) -> DataConfig:
     return replace(data, data=str(Path(data.data).absolute()), labels=labels)
 
 
-def _whole_valid_fingerprint(config: RunConfig) -> str | None:
+def _whole_valid_fingerprint(config: RunConfig, valid: Samples) -> str | None:
     """Of what `vitpe eval` scores the run on; drawn faces are always the same."""
     if config.data.data == DRAWN_FACES:
         return None
-    return fingerprint([open_samples(replace(config.data, num_valid=None), "valid", config.model.img_size)])
+    if config.data.num_valid is not None:
+        valid = open_samples(replace(config.data, num_valid=None), "valid", config.model.img_size)
+    return fingerprint([valid])
 
 
 def _prepare(

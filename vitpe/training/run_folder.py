@@ -65,6 +65,7 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.state = path / "last" / "state.safetensors"
         self._rows: list[Mapping[str, object]] = []
+        self.lock = path / ".lock"
         self._lock: TextIO | None = None
 
     def checkpoint(self, step: int) -> Path:
@@ -94,7 +95,7 @@ class RunFolder:
     def held(self, hint: str = _WAIT) -> Iterator[None]:
         """As `locked`, for a folder that is there. hint: what to do when another process has it."""
         try:
-            lock = (self.path / ".lock").open("a")
+            lock = self.lock.open("a")
         except OSError as error:
             raise VitpeError(
                 f"cannot write to {self.path}: {error.strerror}", "choose another folder: --run FOLDER"
@@ -127,7 +128,7 @@ class RunFolder:
         if self._lock is None or not self.path.exists():
             return  # the write itself will say what is wrong
         try:
-            same = os.path.samestat(os.fstat(self._lock.fileno()), (self.path / ".lock").stat())
+            same = os.path.samestat(os.fstat(self._lock.fileno()), self.lock.stat())
         except OSError:
             same = False
         if not same:
