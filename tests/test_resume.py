@@ -309,8 +309,8 @@ def test_another_machine_is_said(celeba: Path, stopped_run: RunFolder, monkeypat
     monkeypatch.undo()
     said = [note for note in recorder.notes if "bit for bit" in note]
     assert said == [
-        f"it goes on with threads 3 where it had 1; torch version 9.9.9 where it had {torch.__version__}: it will not end"
-        " bit for bit as an uninterrupted one"
+        f"it goes on with threads 3 where it had 1; torch version 9.9.9 where it had {torch.__version__}: it will not"
+        " end bit for bit as an uninterrupted one"
     ]
     machine = load_state(stopped_run.state).progress.machine
     assert machine is not None

@@ -5,7 +5,7 @@
 One process imports torch once and forks the runs, which are small and take about a second. A run is forked, killed,
 forked again with resume, …, until it ends by itself. Two ways to choose the moment:
 
-- at random: SIGKILL, and now and then SIGTERM or SIGINT, after a random time;
+- at random: SIGKILL, and now and then SIGTERM, SIGINT or SIGHUP, after a random time;
 - at a write point: SIGKILL just before or after the n-th fsync, rename or removal of a file. Before an fsync the file
   loses its second half first, as it may when the power fails.
 
@@ -63,6 +63,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 STATE_INTERVALS = (0.0, 0.05, 1e9)
 """Seconds between states: at each step, now and then, only where a step needs one."""
+
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass
@@ -136,7 +139,7 @@ def kill_at_random(case: Case, folder: Path, rng: random.Random, tally: Tally) -
     """One run from its start to its end."""
     while True:
         pid = start(case.config, folder, rng.choice(STATE_INTERVALS))
-        number = rng.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [0.8, 0.1, 0.1])[0]
+        number = rng.choices(SIGNALS, [0.7, 0.1, 0.1, 0.1])[0]
         ended = ends_within(pid, rng.uniform(0, 1.5 * case.seconds))
         case.seconds *= 0.9 if ended else 1.1  # so that about every second one is told to stop before it ends
         os.kill(pid, number)
