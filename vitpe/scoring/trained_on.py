@@ -48,8 +48,9 @@ def data_of(checkpoint: Path, info: CheckpointInfo, tell: Callable[[str], None])
 def _from_the_run(run: RunFolder, data: DataConfig) -> DataConfig:
     """Paths looked for beside the run and above it, then in the current folder."""
     paths = [path for path in (data.data, data.labels) if path is not None]
-    bases = [base for base in (*run.path.resolve().parents, Path.cwd()) if all((base / path).exists() for path in paths)]
-    base = bases[0] if bases else Path.cwd()
+    here = Path.cwd()
+    above = (base for base in run.path.resolve().parents if all((base / path).exists() for path in paths))
+    base = next(above, here)
     labels = None if data.labels is None else str(base / data.labels)
     return replace(data, data=str(base / data.data), labels=labels)
 
