@@ -393,11 +393,9 @@ def export(
     """Write a checkpoint as ONNX. Images (uint8) in, probabilities out, preprocessing inside."""
     from vitpe.console import show_summary
     from vitpe.export import export_onnx
-    from vitpe.files import provide_temporary_folder
     from vitpe.scoring.run import find_checkpoint
     from vitpe.training.checkpoint import load_checkpoint
 
-    provide_temporary_folder()
     model, info = load_checkpoint(find_checkpoint(checkpoint))
     export_onnx(model, out, attributes=info.attributes, mean=info.mean, std=info.std, thresholds=info.thresholds)
     show_summary({"onnx": str(out)}, [str(out)])

@@ -21,7 +21,7 @@ from vitpe.config import ModelConfig
 from vitpe.data.images import MAX_PIXELS
 from vitpe.errors import VitpeError
 from vitpe.fields import from_json, to_json
-from vitpe.files import write_atomic
+from vitpe.files import provide_temporary_folder, write_atomic
 from vitpe.model.facts import ModelFacts
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.config_beside import facts_beside
@@ -152,6 +152,7 @@ def load_checkpoint(path: Path) -> tuple[VisionTransformer, CheckpointInfo]:
     Raises VitpeError naming the file, and the tensor where one is missing, surplus, of another shape or type, or not
     finite.
     """
+    provide_temporary_folder()  # which torch asks for when it outlines a model
     with open_tensors(path) as file:
         info = parse_info(file.metadata, path)
         _refuse_history(info, path)
