@@ -1,41 +1,48 @@
-"""What torchrun starts in tests: a tiny run in which one worker dies after a step, as if its machine had.
+"""`vitpe ARGUMENTS` as one of several workers, to one of which something happens after a step.
 
-torchrun --nproc-per-node 2 -m tests.distributed_worker DATA FOLDER STEP VALUES
+python -m tests.distributed_worker WHAT RANK STEP ARGUMENTS
 """
 
-import json
 import os
+import resource
 import signal
 import sys
-from pathlib import Path
 
 import torch
 
-from tests.helpers import Recorder, tiny_config
-from vitpe.errors import VitpeError
-from vitpe.training.run import train
+from vitpe.__main__ import main
+from vitpe.console import TrainReporter
+from vitpe.training import peers
 
 
-class Dying(Recorder):
-    """Rank 1 is killed after the step."""
+def happen(what: str) -> None:
+    """What one worker suffers."""
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # no file may grow beyond it, as if the disk were full
+    elif what == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    elif what == "bug":
+        raise ZeroDivisionError("ours")
 
-    at = 0
 
-    def progress(self, step: int, num_steps: int, loss: float | None, images_per_second: float | None) -> None:
-        if step == self.at and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGKILL)
+def patch(what: str, rank: str, step: str) -> None:
+    """Let it happen to worker `rank` when it has done `step`."""
+    plain = TrainReporter.progress
 
+    def progress(self, at: int, num_steps: int, loss: float | None, images_per_second: float | None) -> None:
+        plain(self, at, num_steps, loss, images_per_second)
+        if os.environ["RANK"] == rank and at == int(step):
+            happen(what)
 
-def main(data: str, folder: str, step: str, values: str) -> int:
-    reporter = Dying()
-    reporter.at = int(step)
-    try:
-        train(tiny_config(data, **json.loads(values)), Path(folder), torch.device("cpu"), reporter)
-    except VitpeError as error:
-        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    TrainReporter.progress = progress
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    peers.PATIENCE_SECONDS = float(os.environ.get("PATIENCE", peers.PATIENCE_SECONDS))
+    patch(*sys.argv[1:4])
+    sys.argv = ["vitpe", *sys.argv[4:]]
+    main()

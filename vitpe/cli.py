@@ -27,6 +27,7 @@ from vitpe.config import (
     with_values,
 )
 from vitpe.errors import UsageError
+from vitpe.launch import read_launch
 from vitpe.options import Command, Device, Init, InitGrid, Labels, choose_format, data_option, format_option, one_of
 from vitpe.scoring.inputs import Asked
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
@@ -122,10 +123,14 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
 ) -> None:
     """Train a model, on faces that vitpe draws or on your images."""
-    from vitpe.console import TrainReporter, show_summary
+    launch = read_launch()
+    if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+    from vitpe.console import TrainReporter, show_note, show_summary
     from vitpe.device import select_device
     from vitpe.model.grid import parse_grid
-    from vitpe.training.distributed import num_workers
+    from vitpe.training.distributed import joined
     from vitpe.training.run import check_resumable, train
     from vitpe.training.run_folder import RunFolder
 
@@ -156,12 +161,19 @@ def train(
         base = RunConfig(preset=preset_name or DEFAULT_PRESET, model=chosen.model, train=chosen.train)
         config = with_values(base, given)
     command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {run}")
-    rank = int(os.environ.get("RANK", "0"))
-    with TrainReporter(quiet=num_workers() > 1 and rank > 0) as reporter:
+    with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
         result = train(
-            config, run, select_device(device), reporter, resume=resume, init=init, init_grid=grid, command=command
+            config,
+            run,
+            select_device(device),
+            reporter,
+            resume=resume,
+            init=init,
+            init_grid=grid,
+            command=command,
+            workers=workers,
         )
-    if rank == 0:
+    if launch.rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
         show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
 

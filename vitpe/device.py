@@ -1,11 +1,10 @@
 """Which device computes."""
 
-import os
-
 import torch
 
 from vitpe.errors import UsageError
 from vitpe.files import provide_temporary_folder
+from vitpe.launch import read_launch
 
 
 def select_device(name: str | None) -> torch.device:
@@ -24,7 +23,7 @@ def select_device(name: str | None) -> torch.device:
     if device.type not in available:
         raise UsageError(f"no device {name!r} here", f"this machine has {', '.join(available)}")
     if device.type == "cuda":
-        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        index = read_launch().local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
             raise UsageError(f"no device 'cuda:{index}' here", f"this machine has {torch.cuda.device_count()} GPUs")
         device = torch.device("cuda", index)

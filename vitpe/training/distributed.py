@@ -1,17 +1,22 @@
-"""One process or many: what torchrun set up, seen from one worker."""
+"""One process or many: the workers of a run, and what they compute together."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from vitpe.errors import VitpeError
+from vitpe.launch import Launch
+from vitpe.training.peers import WAITING, Peers, connect
+
+_HOST_TIMEOUT: Final = timedelta(hours=12)
+"""Of values on the host, for which workers also wait while the first one scores."""
 
 
 @dataclass(frozen=True)
@@ -20,26 +25,34 @@ class Workers:
 
     rank: int = 0
     world_size: int = 1
+    peers: Peers | None = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
+    def doing(self, what: str) -> AbstractContextManager[None]:
+        """Within, others that wait for this worker can tell why: it is `what`."""
+        return self.peers.doing(what) if self.peers else nullcontext()
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over all workers in the backward pass."""
-        return DistributedDataParallel(model) if self.world_size > 1 else model
+        with self.doing(WAITING):
+            return DistributedDataParallel(model) if self.world_size > 1 else model
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of `value` over all workers."""
         if self.world_size > 1:
-            dist.all_reduce(value)
+            with self.doing(WAITING):
+                dist.all_reduce(value)
             value /= self.world_size
         return value
 
     def same(self, value: torch.Tensor) -> torch.Tensor:
         """The first worker's `value`, for all."""
         if self.world_size > 1:
-            dist.broadcast(value, src=0)
+            with self.doing(WAITING):
+                dist.broadcast(value, src=0)
         return value
 
     def highest(self, *values: int) -> list[int]:
@@ -47,7 +60,8 @@ class Workers:
         if self.world_size == 1:
             return list(values)
         shared = torch.tensor(values)
-        dist.all_reduce(shared, dist.ReduceOp.MAX, group=_host_group())
+        with self.doing(WAITING):
+            dist.all_reduce(shared, dist.ReduceOp.MAX, group=_host_group())
         return [int(value) for value in shared]
 
     def agree(self, value: int) -> bool:
@@ -61,10 +75,12 @@ class Workers:
         if self.world_size == 1:
             return host.reshape(1)
         gathered = [torch.zeros_like(host) for _ in range(self.world_size)]
-        dist.all_gather(gathered, host, group=_host_group())
+        with self.doing(WAITING):
+            dist.all_gather(gathered, host, group=_host_group())
         return torch.stack(gathered)
 
 
+ALONE: Final = Workers()
 _groups: dict[str, Any] = {}
 
 
@@ -73,31 +89,39 @@ def _host_group() -> Any:
     return _groups.get("host")
 
 
-def num_workers() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 @contextmanager
-def joined(device: torch.device) -> Iterator[Workers]:
-    """Join the other workers that torchrun started, leave them at the end. VitpeError when one of them is gone."""
-    if num_workers() == 1:
-        yield Workers()
+def joined(launch: Launch, tell: Callable[[str], None]) -> Iterator[Workers]:
+    """Join the other workers of `launch`, leave them at the end. tell: shows the user one line, whatever the rank.
+
+    When one worker fails all end, with its exit code; one of them tells why, the others raise SystemExit. UsageError
+    for an address that is no good, VitpeError when a worker never comes or is gone.
+    """
+    if launch.world_size == 1:
+        yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    _groups["host"] = dist.new_group(backend="gloo")
+    store = connect(launch, tell)
+    peers = Peers(launch, store.clone(), tell)  # type: ignore[arg-type]  # a clone has the same class
+    peers.arrive()
+    on_gpus = torch.cuda.is_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+        store=PrefixStore("groups", store),
+        rank=launch.rank,
+        world_size=launch.world_size,
+    )
+    _groups["host"] = dist.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
+    peers.watch()
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
-    except RuntimeError as error:  # what torch.distributed raises for a lost connection has no narrower class
-        if not any(word in str(error).lower() for word in ("connection", "gloo", "nccl", "peer", "socket")):
-            raise
-        world = dist.group.WORLD
-        if device.type == "cuda" and world is not None:
+        yield Workers(launch.rank, launch.world_size, peers)
+    except BaseException as error:
+        end = peers.end_with(error)
+        if on_gpus and (world := dist.group.WORLD) is not None:
             with suppress(RuntimeError):
-                world.abort()  # to leave in order, NCCL would wait for the dead worker until torchrun kills this one
-        raise VitpeError(
-            "another worker of this run is gone", "see its own message; continue with the same command and --resume"
-        ) from error
+                world.abort()  # to leave in order, NCCL would wait for the workers that are gone
+        if end is error:
+            raise
+        raise end from error
     finally:
+        peers.end()
         _groups.clear()
         dist.destroy_process_group()

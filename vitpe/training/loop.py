@@ -41,6 +41,7 @@ from vitpe.training.checkpoint import (
 from vitpe.training.distributed import Workers
 from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
+from vitpe.training.peers import STEP
 from vitpe.training.plan import Plan
 from vitpe.training.run_folder import RunFolder
 from vitpe.training.state import Machine, Progress, TrainState, save_state
@@ -187,10 +188,15 @@ class Trainer:
         batches = train.from_step(self.step, self._kept_patches)
         try:
             if self.step == 0:
-                self._after_step(clock, valid, writer)
+                with self._workers.doing("writing"):
+                    self._after_step(clock, valid, writer)
             while not self.finished:
-                self._update(forward, next(batches))
-                self._after_step(clock, valid, writer)
+                with self._workers.doing("loading images"):
+                    batch = next(batches)
+                with self._workers.doing(STEP):
+                    self._update(forward, batch)
+                with self._workers.doing("writing"):
+                    self._after_step(clock, valid, writer)
                 signal_number, save_signal, overdue = self._workers.highest(
                     stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
                 )
@@ -198,6 +204,7 @@ class Trainer:
                     self._save_state(writer)
                 if signal_number and not self.finished:
                     writer.wait()
+                    self._workers.highest(0)  # torchrun ends all at the first exit: leave when all is saved
                     raise Interrupted(signal_number, self.step, stop.hint)
                 if save_signal:
                     stop.save_signal = None
@@ -262,7 +269,8 @@ class Trainer:
             row |= {"loss": loss, "learning_rate_factor": self._factor(step - 1)}
         if step in plan.evals and valid is not None:
             began = time.perf_counter()
-            row |= self._evaluate(valid)
+            with self._workers.doing("scoring"):
+                row |= self._evaluate(valid)
             clock.pause(time.perf_counter() - began)
         if row and self._workers.is_first:
             epoch = f"{step / plan.steps_per_epoch:.4f}"

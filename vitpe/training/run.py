@@ -1,7 +1,7 @@
 """Configuration → run folder: opens data, model and folder, and lets the loop run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ from vitpe.model.grid import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.model.weights import convert_state_dict
 from vitpe.text import brief
-from vitpe.training.background import Interrupted, StopRequest, stop_signals
+from vitpe.training.background import StopRequest, stop_signals
 from vitpe.training.checkpoint import CheckpointInfo, check_finite, load_foreign
-from vitpe.training.distributed import Workers, joined, num_workers
+from vitpe.training.distributed import ALONE, Workers
 from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, Trainer
 from vitpe.training.plan import Plan
@@ -69,6 +69,7 @@ def train(
     init: Path | None = None,
     init_grid: Grid | None = None,
     command: str = "vitpe train",
+    workers: Workers = ALONE,
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
@@ -76,6 +77,7 @@ def train(
     init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from. init_grid:
     (rows, columns) of its position embeddings, for files that do not say it.
     command: what a user types to resume, less --resume; stands in the note of an interrupted run.
+    workers: this process among those that train together.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
     run = RunFolder(folder)
@@ -87,14 +89,12 @@ def train(
             config = replace(config, train=replace(config.train, precision=stored.train.precision))
     else:
         run.refuse_existing()
-    again = f"{command} --resume" if num_workers() == 1 else "the same torchrun command and --resume"
+    again = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
     seed = config.train.seed
     splits = [open_samples(config.data, split, config.model.img_size, seed) for split in ("train", "valid")]
     _check_sides(config.data.flip, splits[0].attributes)
     with (
         stop_signals(f"continue with: {again}") as stop,
-        joined(device) as workers,
-        _speaking_once(workers),
         run.locked() if workers.is_first else nullcontext(),
     ):
         if workers.is_first and not resume:
@@ -103,20 +103,10 @@ def train(
             run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, splits[1]))
         trainer = _prepare(config, run, device, reporter, workers, splits, resume, init, init_grid)
         if not trainer.finished:
-            batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
+            with workers.doing("preparing images"):
+                batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
             trainer.run(*batches, stop)
     return TrainResult(run.path, trainer.step, trainer.progress.scores)
-
-
-@contextmanager
-def _speaking_once(workers: Workers) -> Iterator[None]:
-    """When all workers are interrupted, the first tells so and the others leave silently."""
-    try:
-        yield
-    except Interrupted as error:
-        if workers.is_first:
-            raise
-        raise SystemExit(error.exit_code) from error
 
 
 def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
