@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("make ")])
 def test_commands_work(command, folder, monkeypatch):
     if any(word in command for word in PARSED_ONLY):
-        parse(command.replace("torchrun --nproc-per-node 4 -m ", ""))
+        parse(command.replace("torchrun --nproc-per-node 4 -m -- ", ""))
     elif "|" in command or ">" in command:
         assert shutil.which("jq") or "jq" not in command
         shown, file = run_on_terminal(command, folder), re.search(r"> (\S+)$", command)
