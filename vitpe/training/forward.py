@@ -60,7 +60,9 @@ class CompiledOrNot(nn.Module):
                     raise
                 self._compiled = None
                 self._tell(f"torch.compile failed ({' '.join(str(error).split())[:80]}); going on without it")
-        out: Tensor = (self._compiled or self.plain)(patches, keep)
+        # (`or` would ask a compiled module for its truth, and so for its length, which it does not have.)
+        run = self.plain if self._compiled is None else self._compiled
+        out: Tensor = run(patches, keep)
         return out
 
     def _try(self, compiled: Callable[..., Tensor], patches: Tensor, keep: Tensor | None) -> None:
