@@ -1,5 +1,7 @@
 """torch.compile in training: where it fails, training goes on as if it had not been asked for."""
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
-from tests.helpers import SMALL, run_vitpe, tiny_options
-from vitpe.config import CELEBA_MEAN, CELEBA_STD
+from tests.helpers import SMALL, run_vitpe, tiny_options, train_tiny
+from vitpe.config import CELEBA_MEAN, CELEBA_STD, TrainConfig
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.checkpoint import read_tensors
-from vitpe.training.forward import CompiledOrNot, TrainForward
+from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile
+
+COMPILING = "compiling the model: a minute or two"
 
 
 class Failing(torch.autograd.Function):
@@ -68,13 +72,44 @@ def test_a_backward_pass_that_does_not_compile_costs_no_step(
         found = gradients(tried, patches)
         assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert torch.equal(torch.get_rng_state(), draws)
-    assert notes == ["torch.compile failed (no compiler); going on without it"]
+    assert notes == [COMPILING, "torch.compile failed (no compiler); going on without it"]
+
+
+@pytest.mark.parametrize(
+    ("operations", "device", "asked", "expected"),
+    [
+        (2e10, "cuda", "auto", False),
+        (2e12, "cuda", "auto", True),
+        (2e12, "cpu", "auto", False),
+        (2e10, "cpu", "on", True),
+        (2e12, "cuda", "off", False),
+    ],
+)
+def test_what_is_worth_compiling(operations: float, device: str, asked: str, expected: bool) -> None:
+    assert choose_compile(TrainConfig(compile=asked), torch.device(device), operations) == expected
 
 
 def test_other_errors_are_not_hidden(forward: TrainForward, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", failing_backward(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError, match="ours"):
         CompiledOrNot(forward, print)(torch.zeros(4, 6, 192, dtype=torch.uint8), None)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_a_compiled_run_learns_as_a_plain_one(
+    celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """And so do its patches left out, whose positions' gradient is a sum in one order."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    values = {"train__steps": 3, "train__num_evals": 1, "train__patch_keep": 0.5, "train__muon_lr": None}
+    compiled = train_tiny(celeba, tmp_path / "compiled", train__compile="on", **values)
+    plain = train_tiny(celeba, tmp_path / "plain", **values)
+    assert [note for note in compiled.notes if "compil" in note] == [COMPILING]
+    for step, loss in plain.losses.items():
+        assert compiled.losses[step] == pytest.approx(loss, abs=1e-4)
+    written = [path.read_text() for path in (tmp_path / "cache").rglob("*.cpp")]
+    assert written
+    assert not any("atomic_add" in text for text in written)
 
 
 def test_without_a_compiler_the_run_is_the_same(celeba: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, linear, unfold
 
 from vitpe.config import PRESETS, ModelConfig
 from vitpe.model.encoder import DropPath
-from vitpe.model.patch_embedding import PatchEmbedding, sincos_embedding
+from vitpe.model.patch_embedding import PatchEmbedding, sincos_embedding, take_patches
 from vitpe.model.vit import VisionTransformer, num_parameters
 
 SMALL = {"patch_size": 4, "num_classes": 7, "embed_dim": 48, "depth": 3, "num_heads": 3}
@@ -46,6 +46,24 @@ def test_patch_embedding_equals_unfold_and_linear() -> None:
     torch.testing.assert_close(tokens[:, 1:], expected, rtol=0, atol=1e-12)
     class_row = (embedding.cls_token + embedding.pos_embed[:, :1])[:, 0].expand(2, -1)
     torch.testing.assert_close(tokens[:, 0], class_row, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["of each image", "of all images"])
+def test_the_gradient_of_taken_patches_is_that_of_indexing(own: bool) -> None:
+    b, n, k, width = 5, 12, 7, 8
+    generator = torch.Generator().manual_seed(0)
+    keep = torch.rand(b, n, generator=generator).argsort(dim=1)[:, :k]
+    ours = torch.randn((b, n, width) if own else (n, width), generator=generator, requires_grad=True)
+    plain = ours.detach().clone().requires_grad_()
+    expected = plain[torch.arange(b)[:, None], keep] if own else plain[keep]
+    taken = take_patches(ours, keep)
+    assert torch.equal(taken, expected)
+    gradient = torch.randn(taken.shape, generator=generator)
+    taken.backward(gradient)
+    expected.backward(gradient)
+    assert ours.grad is not None
+    assert torch.equal(ours.grad, plain.grad)
+    assert torch.autograd.gradcheck(take_patches, (ours.detach().double().requires_grad_(), keep))
 
 
 def test_patch_n_is_at_row_n_div_columns() -> None:

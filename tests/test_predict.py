@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,6 +243,29 @@ def test_many_images_in_order_with_little_held(predictor, images):
     assert most_ahead <= 8 * predict._MAX_BATCH * (os.cpu_count() or 1)
     unit = 1 if sys.platform == "darwin" else 1024
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - early) * unit < 16 << 20
+
+
+def test_on_a_gpu_one_thread_runs_the_model_and_many_decode(predictor, images, monkeypatch):
+    """Any device but the CPU is taken for one; here what is sent to it stays."""
+    threads = {"decoding": set(), "the model": set()}
+
+    def noted(what, call):
+        def noting(*arguments):
+            threads[what].add(threading.get_ident())
+            return call(*arguments)
+
+        return noting
+
+    monkeypatch.setattr(predict, "decode", noted("decoding", decode))
+    monkeypatch.setattr(predictor.model, "forward", noted("the model", predictor.model.forward))
+    files = [Input(str(path)) for path in sorted(images.iterdir())] * 20
+    expected = list(predict_files(predictor, files))
+    threads["the model"].clear()
+    on_gpu = replace(predictor, device=torch.device("mps"), to_input=lambda images, _: predictor.to_input(images, CPU))
+    found = list(predict_files(on_gpu, files))
+    assert [each.file for each in found] == [each.file for each in expected]
+    assert threads["the model"] == {threading.get_ident()}
+    assert threads["the model"].isdisjoint(threads["decoding"])
 
 
 def test_equal_inputs_give_equal_digits(predictor, images):

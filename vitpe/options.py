@@ -8,12 +8,18 @@ import typer
 from typer.core import TyperCommand
 
 from vitpe.errors import UsageError
+from vitpe.memory import enough_memory
 
 
 class Command(TyperCommand):
     """Help has options under headings and examples at the end: an option's `rich_help_panel` is a heading, under which
-    the options after it stand, too; `epilog` holds the examples, one a line.
+    the options after it stand, too; `epilog` holds the examples, one a line. Too little memory is an error in two lines
+    like any other.
     """
+
+    def invoke(self, ctx: Any) -> Any:
+        with enough_memory(self.name):
+            return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Arguments first, then the options in the order in which they are declared."""

@@ -1,10 +1,11 @@
 """(B, C, H, W) → tokens (B, 1+N, D): projection of patches, class token, position embedding."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding_bag, linear
 
 from vitpe.model.stem import ConvStem
 
@@ -78,7 +79,7 @@ class PatchEmbedding(nn.Module):
         """
         position = self.pos_embed[0, 1:]
         own = patches if self.stem is None else take_patches(patches, keep)
-        tokens = self.patch_embed(own) + (position if keep is None else position[keep])
+        tokens = self.patch_embed(own) + take_patches(position, keep)
         if self.stem is not None:
             tokens = tokens + take_patches(self.stem(patches), keep)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
@@ -86,8 +87,37 @@ class PatchEmbedding(nn.Module):
 
 
 def take_patches(patches: Tensor, keep: Tensor | None) -> Tensor:
-    """(B, N, X) → (B, K, X): the patches of the numbers `keep` (B, K), all for None."""
-    return patches if keep is None else patches[torch.arange(patches.shape[0], device=keep.device)[:, None], keep]
+    """Patches (B, N, X), or (N, X) that all images share → (B, K, X): those of the numbers `keep` (B, K), which differ
+    within an image; for None all, as they are.
+    """
+    if keep is None:
+        return patches
+    taken: Tensor = _Take.apply(patches, keep)
+    return taken
+
+
+class _Take(torch.autograd.Function):
+    """Indexing, with a gradient that sums in the order of the images. Indexing's own adds in whatever order a GPU's
+    threads come, so that no two runs have the same digits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.shape = patches.shape
+        images = torch.arange(keep.shape[0], device=keep.device)[:, None]
+        return patches[keep] if patches.ndim == 2 else patches[images, keep]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        (b, k), (*own, num_patches, width) = keep.shape, ctx.shape
+        rows = torch.cat([gradient.flatten(0, 1), gradient.new_zeros(1, width)])
+        # In which row each image's patches are found: where it has left one out, in the last, of zeros.
+        found = torch.full((b, num_patches), b * k, device=keep.device)
+        found.scatter_(1, keep, torch.arange(b * k, device=keep.device).view(b, k))
+        bags = found.view(-1, 1) if own else found.T.contiguous()
+        return embedding_bag(bags, rows, mode="sum").view(ctx.shape), None
 
 
 def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:

@@ -1,7 +1,8 @@
 """Images → predictions, in order and in constant memory, on all cores.
 
-Each worker thread takes a batch of files through all of it: read, decode, crop, and the model on one thread. That keeps
-every core busy without any of them waiting for another in the middle of a matrix product.
+On a CPU each worker thread takes a batch of files through all of it: read, decode, crop, and the model on one thread.
+That keeps every core busy without any of them waiting for another in the middle of a matrix product. For a GPU they
+read, decode and crop; the caller's thread alone runs the model, as each thread that does takes 32 MiB there for cuBLAS.
 """
 
 import io
@@ -9,12 +10,11 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ _MAX_BATCH_GPU: Final = 64
 _GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
 _CROP_NAME_BYTES: Final = 150
 
+_Read = tuple[str, Tensor] | Prediction
+"""An input's name and pixels, or the record of one that cannot be read."""
+
 Align = Callable[[Tensor, str], Tensor]
 """(decoded image (3, H, W), its name) → the part of it to show the model."""
 
@@ -52,17 +55,18 @@ class Predictor:
     thresholds: tuple[float, ...]
     device: torch.device
     top: int | None = None
-    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """The listed attributes' names."""
         return tuple(self.info.attributes[i] for i in self.listed)
 
-    def predict(self, names: list[str], images: list[Tensor]) -> list[Prediction]:
-        """One Prediction for each uint8 (3, H, W) image of the model's size; VitpeError for a model that gives NaN."""
-        inputs = self.to_input(images, self.device)
-        with self.turn, torch.inference_mode(), precision(self.device):
+    def predict(self, images: Sequence[tuple[str, Tensor]]) -> list[Prediction]:
+        """One Prediction for each name and uint8 (3, H, W) image of the model's size; VitpeError for a model that gives
+        NaN.
+        """
+        inputs = self.to_input([pixels for _, pixels in images], self.device)
+        with torch.inference_mode(), precision(self.device):
             logits = self.model(inputs).cpu().double().numpy()
         if not np.isfinite(logits).all():
             raise VitpeError(
@@ -73,7 +77,7 @@ class Predictor:
         thresholds = np.array(self.thresholds)
         return [
             predict_record(name, row, self.attributes, thresholds, top=self.top)
-            for name, row in zip(names, probs, strict=True)
+            for (name, _), row in zip(images, probs, strict=True)
         ]
 
     def prepare(self, data: bytes, name: str, align: Align | None) -> Tensor:
@@ -131,8 +135,7 @@ def load_predictor(
     names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
     listed = tuple(select_attributes(info.attributes, names))
     thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
-    turn = nullcontext() if device.type == "cpu" else threading.Lock()  # a GPU takes one batch after the other
-    return Predictor(model.to(device), to_input, info, listed, thresholds, device, top, turn)
+    return Predictor(model.to(device), to_input, info, listed, thresholds, device, top)
 
 
 def predict_files(
@@ -150,31 +153,37 @@ def predict_files(
     crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come.
     """
 
-    def answer(numbered: list[tuple[int, Input]]) -> list[Prediction]:
-        errors: dict[int, Prediction] = {}
-        names: list[str] = []
-        images: list[Tensor] = []
-        for slot, (number, image) in enumerate(numbered):
+    def read(numbered: list[tuple[int, Input]]) -> list[_Read]:
+        found: list[_Read] = []
+        for number, image in numbered:
             try:
                 pixels = predictor.prepare(image.read(), image.name, align)
             except VitpeError as error:
-                errors[slot] = Prediction(image.name, error=error.message)
+                found.append(Prediction(image.name, error=error.message))
                 continue
             if crops is not None:
                 write_atomic(crops / _crop_name(number, image.name), _png(pixels))
-            names.append(image.name)
-            images.append(pixels)
-        done = iter(predictor.predict(names, images) if images else [])
-        return [errors.get(slot) or next(done) for slot in range(len(numbered))]
+            found.append((image.name, pixels))
+        return found
+
+    def answer(found: list[_Read]) -> list[Prediction]:
+        images = [each for each in found if isinstance(each, tuple)]
+        done = iter(predictor.predict(images) if images else [])
+        return [next(done) if isinstance(each, tuple) else each for each in found]
+
+    def read_and_answer(numbered: list[tuple[int, Input]]) -> list[Prediction]:
+        return answer(read(numbered))
 
     if crops is not None:
         _make_crops_folder(crops)
     num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    max_batch = _MAX_BATCH if predictor.device.type == "cpu" else _MAX_BATCH_GPU
+    on_cpu = predictor.device.type == "cpu"
+    work = read_and_answer if on_cpu else read
+    max_batch = _MAX_BATCH if on_cpu else _MAX_BATCH_GPU
     ahead = _Ahead(enumerate(inputs, start=1), 2 * num_workers * max_batch)
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="vitpe-predict")
     try:
-        working: deque[Future[list[Prediction]]] = deque()
+        working: deque[Future[Any]] = deque()
         num_batches = 0
         while True:
             while len(working) < 2 * num_workers:
@@ -183,11 +192,12 @@ def predict_files(
                 batch = ahead.take(size, streaming, wait=not working)
                 if not batch:
                     break
-                working.append(pool.submit(answer, batch))
+                working.append(pool.submit(work, batch))
                 num_batches += 1
             if not working:
                 break
-            yield from working.popleft().result()
+            done = working.popleft().result()
+            yield from done if on_cpu else answer(done)
         ahead.check()
     finally:
         ahead.close()

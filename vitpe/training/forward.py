@@ -1,12 +1,16 @@
 """The training forward pass: uint8 patches → float32 logits, in the fastest precision, compiled where it pays."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from vitpe.config import TrainConfig
+from vitpe.device import computes_bfloat16
 from vitpe.model.vit import VisionTransformer
+
+_OPERATIONS_TO_COMPILE: Final = 5e11
 
 
 class TrainForward(nn.Module):
@@ -53,6 +57,7 @@ class CompiledOrNot(nn.Module):
         """As the plain module."""
         if self._compiled is not None and not self._tried:
             self._tried = True
+            self._tell("compiling the model: a minute or two")
             try:
                 self._try(self._compiled, patches, keep)
             except Exception as error:
@@ -73,20 +78,24 @@ class CompiledOrNot(nn.Module):
 
 
 def choose_precision(config: TrainConfig, device: torch.device) -> str:
-    """ "bf16" on CUDA and on CPUs that compute with it (AMX, or AVX-512's own instructions: a training step takes 0.4
-    and 0.57 of its time in float32), else "fp32".
+    """ "bf16" on devices that compute with it (on CPUs with AMX a training step then takes 0.4 of its time in float32,
+    with AVX-512 0.57), else "fp32".
     """
     if config.precision != "auto":
         return config.precision
-    if device.type == "cpu":
-        in_hardware = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return "bf16" if in_hardware else "fp32"
-    return "bf16" if device.type == "cuda" else "fp32"
+    return "bf16" if computes_bfloat16(device) else "fp32"
 
 
-def choose_compile(config: TrainConfig, device: torch.device) -> bool:
-    """Whether to compile: on GPUs. On CPUs a tenth more images a second does not win back the minutes it can take."""
-    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+def choose_compile(config: TrainConfig, device: torch.device, operations: float) -> bool:
+    """Whether to compile a training step of so many floating-point operations: on a GPU that has enough to compute.
+
+    A step is some five hundred calls of the GPU, each of which takes microseconds to launch. In the presets tiny and
+    laptop (2e10 and 9e10 operations) the GPU waits for these launches, and compiling still leaves four of five. From
+    small on (2e12 and more) the launches wait for the GPU, whose memory traffic compiling saves. On CPUs a tenth more
+    images a second does not win back the minutes that compiling can take.
+    """
+    pays = device.type == "cuda" and operations >= _OPERATIONS_TO_COMPILE
+    return config.compile == "on" or (config.compile == "auto" and pays)
 
 
 def random_patches(step_generator: torch.Generator, batch_size: int, num_patches: int, share: float) -> Tensor:

@@ -25,7 +25,7 @@ from vitpe.data.batches import Batch, Batches
 from vitpe.data.images import normalize
 from vitpe.device import seed_draws
 from vitpe.errors import VitpeError
-from vitpe.model.vit import VisionTransformer
+from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.scoring.evaluate import predict_split
 from vitpe.scoring.metrics import score
 from vitpe.scoring.thresholds import sigmoid
@@ -210,11 +210,6 @@ class Trainer:
                     stop.save_signal = None
                     writer.wait()
                     self._reporter.note(f"{Signals(save_signal).name}: saved after step {self.step}, and going on")
-        except torch.OutOfMemoryError as error:
-            raise VitpeError(
-                f"{self._device} has too little memory for batches of {self.plan.batch_size} images",
-                "start again with smaller ones, --batch-size, or with --store memory",
-            ) from error
         finally:
             batches.close()
             writer.close()
@@ -231,9 +226,16 @@ class Trainer:
     def _forward(self) -> nn.Module:
         precision = choose_precision(self._config, self._device)
         forward: nn.Module = TrainForward(self._model, self._info.mean, self._info.std, precision)
-        if choose_compile(self._config, self._device):
+        if choose_compile(self._config, self._device, self._operations()):
             forward = CompiledOrNot(forward, self._reporter.note)
         return self._workers.wrap(forward)
+
+    def _operations(self) -> float:
+        """Floating-point operations of this worker's part of a step: two for each weight and token, and twice that in
+        the backward pass (arXiv:2001.08361, section 2.1).
+        """
+        tokens = 1 + self._config.patch_keep * self._info.model.num_patches
+        return 6 * num_parameters(self._model) * tokens * self.plan.batch_size / self._workers.world_size
 
     def _kept_patches(self, step: int) -> Tensor | None:
         """This worker's share of the global batch's patches, drawn from (seed, step) alone; None for all patches."""
