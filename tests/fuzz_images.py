@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tests import icc
 from vitpe.data.formats import formats
 from vitpe.data.images import ImageError, decode
 
@@ -78,6 +79,9 @@ def seeds() -> dict[str, bytes]:
         "tiff lzw": encode(rgba, "TIFF", compression="tiff_lzw"),
         "tiff jpeg": encode(rgb, "TIFF", compression="jpeg"),
         "tiff 16 bit": encode(deep, "TIFF"),
+        "jpeg profile": encode(rgb, "JPEG", icc_profile=icc.rgb_profile(icc.ADOBE_RGB)),
+        "png profile": encode(rgba, "PNG", icc_profile=icc.rgb_profile(icc.DISPLAY_P3)),
+        "cmyk profile": encode(rgb.convert("CMYK"), "JPEG", icc_profile=icc.cmyk_profile(icc.INKS)),
         **avif,
     }
 

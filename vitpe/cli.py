@@ -289,6 +289,7 @@ def predict(
 
     from vitpe import console
     from vitpe.data.align import FaceAligner
+    from vitpe.data.remarks import Remarks
     from vitpe.device import select_device
     from vitpe.scoring import predict, records, run
     from vitpe.scoring.predict_table import predict_summary, predict_table
@@ -298,8 +299,8 @@ def predict(
     if predictor.info.data_source == DRAWN_FACES:
         console.show_note("this model was trained on drawn faces: do not trust it on photos")
     aligner = FaceAligner(console.show_note) if align else None
-    failures = predict.Failures()
-    found = predict.predict_files(predictor, asked, aligner, save_crops, streaming=asked.is_stream)
+    failures, remarks = predict.Failures(), Remarks()
+    found = predict.predict_files(predictor, asked, aligner, save_crops, streaming=asked.is_stream, remarks=remarks)
     with closing(found):
         predictions = failures.watch(found)
         if kind == "table":
@@ -309,7 +310,7 @@ def predict(
         else:
             for text in records.prediction_lines(kind, predictions, predictor.attributes):
                 console.write_result(text)
-    if note := asked.note():
+    for note in filter(None, (*remarks.lines(), asked.note())):
         console.show_note(note)
     failures.check()
 

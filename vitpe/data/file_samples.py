@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from vitpe.data import images
 from vitpe.data.images import ImageError, decode, fit
+from vitpe.data.remarks import Remarks
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
 from vitpe.files import read_bounded
@@ -61,10 +62,16 @@ class FileSamples:
         self.names = names
         self.labels = labels
         self.stored_size = stored_size
-        self.notes = notes
+        self._notes = notes
+        self.remarks = Remarks()
         self._files = files
         self._members = members
         self._encoded: list[bytes] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, a line each; of the images themselves what was found in those read so far."""
+        return (*self._notes, *self.remarks.lines())
 
     def take(self, indices: Sequence[int], *notes: str) -> "FileSamples":
         """Some of the samples, with more notes."""
@@ -76,7 +83,7 @@ class FileSamples:
             self.stored_size,
             self._files,
             [self._members[index] for index in indices],
-            (*self.notes, *notes),
+            (*self._notes, *notes),
         )
 
     def num_encoded_bytes(self) -> int:
@@ -105,7 +112,9 @@ class FileSamples:
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
         try:
-            pixels: NDArray[np.uint8] = fit(decode(data), self.stored_size).numpy()
+            pixels: NDArray[np.uint8] = fit(
+                decode(data, self.remarks.about(self.names[index])), self.stored_size
+            ).numpy()
             return pixels
         except ImageError as error:
             name = f"{self._files.path}: {self._members[index]}"

@@ -8,7 +8,7 @@ import io
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vitpe.data import jpeg
+from vitpe.data.colours import Tell, ToSrgb, from_deep_colours, full_scale, has_deep_colours, stated_bits, to_srgb
 from vitpe.data.formats import formats
 from vitpe.data.jpeg import ImageError as ImageError
 
@@ -42,10 +43,15 @@ _FLIPPED: Final = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-
 """EXIF orientation → axes to mirror after transposing."""
 
 
-def decode(data: bytes) -> Tensor:
+def _silent(_: str) -> None:
+    pass
+
+
+def decode(data: bytes, tell: Tell = _silent) -> Tensor:
     """(3, H, W) uint8 RGB, turned upright by its EXIF orientation; the first frame of an animation.
 
-    Transparency is laid over white, grey and palette images become RGB, 16-bit ones are scaled to 8.
+    Transparency is laid over white, grey and palette images become RGB, 16-bit ones are scaled to 8, and colours with a
+    profile become sRGB. tell: called with what is doubtful, a few words each.
     Raises ImageError for anything that is not a whole image of at most MAX_PIXELS pixels.
     """
     if not data:
@@ -61,7 +67,7 @@ def decode(data: bytes) -> Tensor:
                 jpeg.check_whole(data, image.numpy(), doubtful=True)
             return image
     try:
-        return _decode_with_pillow(data, try_torchvision=size is None)
+        return _decode_with_pillow(data, tell, try_torchvision=size is None)
     except ImageError:
         raise
     # Decoders raise nearly anything on damaged bytes; all of it means that this file cannot be read.
@@ -162,15 +168,17 @@ def _torchvision_decoder() -> Callable[[Tensor, int, bool], Tensor] | None:
     return decoder if image.shape == (3, 16, 8) and bool((image == 200).all()) else None
 
 
-def _decode_with_pillow(data: bytes, try_torchvision: bool) -> Tensor:
+def _decode_with_pillow(data: bytes, tell: Tell, try_torchvision: bool) -> Tensor:
     """Pillow reads the header and, unless torchvision can take them, the pixels."""
     with Image.open(io.BytesIO(data), formats=formats()) as image:
         _check_size(image.height, image.width, _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
+        convert = to_srgb(image, tell)
         if image.format in jpeg.FORMATS:
             _check_scans(data, image.height, image.width)
-            pixels = _jpeg_pixels(image, data, try_torchvision)
+            pixels = _jpeg_pixels(image, data, try_torchvision and convert is None)
+            pixels = pixels if convert is None else _pixels(image, convert)
         else:
-            pixels = _pixels(image)
+            pixels = _other_pixels(image, data, convert, tell)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in _TRANSPOSED:
         pixels = pixels.mT
@@ -190,30 +198,46 @@ def _jpeg_pixels(image: Image.Image, data: bytes, try_torchvision: bool) -> Tens
     return pixels
 
 
-def _pixels(image: Image.Image) -> Tensor:
-    """The image as (3, H, W), converted in bands of rows so that a large one is never held in two modes at once."""
+def _other_pixels(image: Image.Image, data: bytes, convert: ToSrgb | None, tell: Tell) -> Tensor:
+    """Of all formats but JPEG, those with more than 8 bits a value among them."""
     image.load()
-    if image.mode == "F" or (image.mode == "I" and cast(tuple[int, int], image.getextrema())[1] > 0xFFFF):
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.max() > 0xFFFF or values.min() < 0:
+            raise ImageError("its pixels have 32 bits, and no known range")
+        return _pixels(image, convert, full_scale(values.astype(np.uint16), stated_bits(image, data), tell))
+    if image.mode == "F":
         raise ImageError("its pixels have 32 bits, and no known range")
+    return _pixels(from_deep_colours(image, data, tell) if has_deep_colours(image, data) else image, convert)
+
+
+def _pixels(image: Image.Image, convert: ToSrgb | None = None, white: int = 255) -> Tensor:
+    """The image as (3, H, W), converted in bands of rows so that a large one is never held in two modes at once.
+
+    convert: to sRGB, None where it is that. white: the value of it in images of mode I.
+    """
+    image.load()
     width, height = image.size  # after loading: Pillow turns TIFFs then
     out = np.empty((3, height, width), dtype=np.uint8)
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         band = image if bottom - top == height else image.crop((0, top, width, bottom))
-        out[:, top:bottom] = _rgb(band).transpose(2, 0, 1)
+        out[:, top:bottom] = _rgb(band, convert, white).transpose(2, 0, 1)
     return torch.from_numpy(out)
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, convert: ToSrgb | None, white: int) -> NDArray[np.uint8]:
     """Any mode → (H, W, 3), over white."""
-    if image.mode.startswith("I"):  # 16 bits a pixel
-        values = np.asarray(image, dtype=np.float32) / 257
+    if image.mode.startswith("I"):
+        values = np.asarray(image, dtype=np.float32) * (255 / white)
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB") if convert is None else convert(image))
+    rgba = image.convert("RGBA")
+    if convert is not None:
+        rgba = Image.merge("RGBA", (*convert(image).split(), rgba.getchannel("A")))
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
 
 
 def _check_size(height: int, width: int, limit: int = MAX_PIXELS) -> None:

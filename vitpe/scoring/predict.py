@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitpe.data.images import center_crop, decode, fit
+from vitpe.data.remarks import Remarks
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.model.vit import VisionTransformer
@@ -80,9 +81,12 @@ class Predictor:
             for (name, _), row in zip(images, probs, strict=True)
         ]
 
-    def prepare(self, data: bytes, name: str, align: Align | None) -> Tensor:
-        """Encoded bytes → uint8 (3, H, W) as the model sees it; ImageError for what is no image."""
-        image = decode(data)
+    def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> Tensor:
+        """Encoded bytes → uint8 (3, H, W) as the model sees it; ImageError for what is no image.
+
+        remarks: gets what is doubtful about it.
+        """
+        image = decode(data, (remarks or Remarks()).about(name))
         if align is not None:
             image = align(image, name)
         return center_crop(fit(image, self.info.stored_size), self.info.model.img_size)
@@ -145,11 +149,13 @@ def predict_files(
     crops: Path | None = None,
     *,
     streaming: bool = False,
+    remarks: Remarks | None = None,
 ) -> Generator[Prediction, None, None]:
     """A Prediction for each input, in order, as soon as its batch is done; one with an error where it cannot be read.
 
     streaming: inputs may be slow to come, so do not wait for a whole batch of them. Otherwise equal inputs make equal
     batches and so the same digits (in batches of another size the last digit of six may differ).
+    remarks: gets what is doubtful about the images.
     crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come.
     """
 
@@ -157,7 +163,7 @@ def predict_files(
         found: list[_Read] = []
         for number, image in numbered:
             try:
-                pixels = predictor.prepare(image.read(), image.name, align)
+                pixels = predictor.prepare(image.read(), image.name, align, remarks)
             except VitpeError as error:
                 found.append(Prediction(image.name, error=error.message))
                 continue

@@ -106,7 +106,15 @@ def train(
             with workers.doing("preparing images"):
                 batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
             trainer.run(*batches, stop)
+            _remark(splits, reporter)
     return TrainResult(run.path, trainer.step, trainer.progress.scores)
+
+
+def _remark(splits: list[Samples], reporter: Reporter) -> None:
+    """Note what was doubtful about images that were read."""
+    for samples in splits:
+        for line in samples.remarks.lines() if isinstance(samples, FileSamples) else ():
+            reporter.note(line)
 
 
 def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
