@@ -12,9 +12,9 @@ import torch
 from vitpe.config import DRAWN_FACES, DataConfig, RunConfig
 from vitpe.data.batches import Batches
 from vitpe.data.celeba import NUM_PUBLISHED
+from vitpe.data.file_samples import FileSamples
 from vitpe.data.fingerprint import fingerprint
 from vitpe.data.label_table import tells_sides
-from vitpe.data.file_samples import FileSamples
 from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.device import describe_device
