@@ -234,8 +234,11 @@ def evaluate(
     from vitpe import console
     from vitpe.device import select_device
     from vitpe.files import write_atomic
+    from vitpe.outputs import check_output
     from vitpe.scoring import run, tables
 
+    if report is not None:
+        check_output(report, ".png", "--report")
     options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
     with console.Counters() as counters:
         answers = run.evaluate(paths, options, select_device(device), counters)
@@ -404,6 +407,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("vitpe.onnx"),
 ) -> None:
     """Write a checkpoint as ONNX. Images (uint8) in, probabilities out, preprocessing inside."""
+    from vitpe.outputs import check_output
+
+    check_output(out, ".onnx", "--out")
     from vitpe.console import show_summary
     from vitpe.export import export_onnx
     from vitpe.scoring.run import find_checkpoint

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitpe.errors import VitpeError
 from vitpe.files import write_atomic
 from vitpe.model.vit import VisionTransformer
+from vitpe.outputs import MARK
 
 OPSET = 20  # the first with Gelu as one operator
 
@@ -79,6 +80,7 @@ def export_onnx(
     }
     for key, value in values.items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
+    proto.doc_string = MARK
     write_atomic(path, proto.SerializeToString())
 
 

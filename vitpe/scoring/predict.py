@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from vitpe.data.images import center_crop, decode, fit
@@ -26,6 +27,7 @@ from vitpe.data.remarks import Remarks
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.model.vit import VisionTransformer
+from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
 from vitpe.scoring.evaluate import precision
 from vitpe.scoring.inputs import Input
 from vitpe.scoring.pixels import ToInput, input_for
@@ -168,7 +170,9 @@ def predict_files(
                 found.append(Prediction(image.name, error=error.message))
                 continue
             if crops is not None:
-                write_atomic(crops / _crop_name(number, image.name), _png(pixels))
+                crop = crops / _crop_name(number, image.name)
+                refuse_foreign(crop)
+                write_atomic(crop, _png(pixels))
             found.append((image.name, pixels))
         return found
 
@@ -281,5 +285,7 @@ def _crop_name(number: int, name: str) -> str:
 
 def _png(image: Tensor) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png")
+    origin = PngInfo()
+    origin.add_text("Software", PNG_SOFTWARE)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png", pnginfo=origin)
     return buffer.getvalue()

@@ -22,6 +22,7 @@ from vitpe.scoring.metrics import LEVEL, LOWER_IS_BETTER, METRICS, Scores
 
 SCHEMA = 1
 _PROB_DIGITS = 6
+_FIXED_COLUMNS = ("file", "present", "error")
 
 _SORT_ALIASES = {
     "prev": "prevalence",
@@ -241,9 +242,16 @@ def predictions_json(predictions: Iterable[Prediction]) -> Iterator[str]:
 def predictions_csv(predictions: Iterable[Prediction], attributes: Sequence[str]) -> Iterator[str]:
     """A header, then a row for each prediction: file, present (joined by ";"), error, and each attribute's probability.
 
-    An attribute that is not listed for a file (see `top`) is an empty cell.
+    An attribute that is not listed for a file (see `top`) is an empty cell. One that is called as a column before it,
+    say "file", has its column named "attribute:file". Cells hold names as they are, also those that begin as formulas.
     """
-    yield _csv_line(["file", "present", "error", *attributes])
+    columns = list(_FIXED_COLUMNS)
+    for name in attributes:
+        column = name
+        while column in columns or (column != name and column in attributes):
+            column = f"attribute:{column}"
+        columns.append(column)
+    yield _csv_line(columns)
     for prediction in predictions:
         probs = [prediction.probs.get(name, "") for name in attributes]
         yield _csv_line([prediction.file, ";".join(prediction.present), prediction.error or "", *probs])

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from vitpe.outputs import PNG_SOFTWARE
 from vitpe.scoring.metrics import Mean, Scores
 from vitpe.scoring.records import Subject, sort_order
 from vitpe.scoring.reliability import NUM_BINS, Reliability, reliability
@@ -51,7 +52,7 @@ def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, subject: Sub
     tall = min(room, 3.2)
     _draw_counts(box(8.9, _BELOW + room - tall, _SIDE, tall), bins)
     data = io.BytesIO()
-    metadata = {"Software": "vitpe", "Title": f"{subject.checkpoint} on {subject.split}"}
+    metadata = {"Software": PNG_SOFTWARE, "Title": f"{subject.checkpoint} on {subject.split}"}
     figure.savefig(data, format="png", dpi=DPI, facecolor="white", metadata=metadata)
     return data.getvalue()
 

@@ -9,9 +9,11 @@ import imageio.v2
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from vitpe.errors import VitpeError
 from vitpe.files import provide_temporary_folder, write_atomic
+from vitpe.outputs import MARK, PNG_SOFTWARE, refuse_foreign
 from vitpe.viz.colours import TRANSPARENT, Palette, Pixels
 from vitpe.viz.options import AnimationFormat, Timing
 
@@ -22,6 +24,7 @@ def write_animation(frames: Pixels, palette: Palette, timing: Timing, file_forma
     path: without suffix; gif, mp4 and webp add theirs, png-frames makes it a folder of 0000.png, 0001.png, …
     Raises VitpeError when the place cannot be written and when mp4 has no encoder.
     """
+    refuse_foreign(path.with_suffix(f".{file_format}"))
     match file_format:
         case "gif":
             return _write(path.with_suffix(".gif"), _gif(frames, palette, timing))
@@ -35,7 +38,9 @@ def write_animation(frames: Pixels, palette: Palette, timing: Timing, file_forma
 
 def png(pixels: Pixels) -> bytes:
     """RGB pixels (H, W, 3) as a PNG file."""
-    data: bytes = iio.imwrite("<bytes>", pixels, extension=".png", plugin="pillow", optimize=False)
+    origin = PngInfo()
+    origin.add_text("Software", PNG_SOFTWARE)
+    data: bytes = iio.imwrite("<bytes>", pixels, extension=".png", plugin="pillow", optimize=False, pnginfo=origin)
     return data
 
 
@@ -51,6 +56,7 @@ def _gif(frames: Pixels, palette: Palette, timing: Timing) -> bytes:
         palette=palette.colours.tobytes(),
         transparency=TRANSPARENT,
         optimize=True,
+        comment=MARK,
         duration=[10 * int(duration / 10 + 0.5) for duration in timing.durations(len(frames))],  # or they are cut
         loop=0,
     )
@@ -71,6 +77,7 @@ def _webp(frames: Pixels, palette: Palette, timing: Timing) -> bytes:
         lossless=True,
         quality=40,  # for lossless files: effort, 0 to 100
         method=2,
+        xmp=MARK.encode(),
         duration=timing.durations(len(frames)),
         loop=0,
     )
@@ -99,7 +106,7 @@ def _mp4(frames: Pixels, palette: Palette, timing: Timing) -> bytes:
             pixelformat="yuv420p",
             macro_block_size=2,
             ffmpeg_log_level="error",
-            output_params=["-crf", "18", "-movflags", "+faststart"],
+            output_params=["-metadata", f"comment={MARK}", "-crf", "18", "-movflags", "+faststart"],
         ) as writer:
             for frame in [*frames, *[frames[-1]] * (num_held - 1)]:
                 writer.append_data(palette.to_rgb(np.pad(frame, even, mode="edge")))  # type: ignore[attr-defined]
@@ -109,8 +116,11 @@ def _mp4(frames: Pixels, palette: Palette, timing: Timing) -> bytes:
 def _write_pngs(frames: Pixels, palette: Palette, folder: Path) -> Path:
     make_folder(folder)
     digits = max(4, len(str(len(frames) - 1)))
-    for number, frame in enumerate(frames):
-        write_atomic(folder / f"{number:0{digits}d}.png", png(palette.to_rgb(frame)))
+    paths = [folder / f"{number:0{digits}d}.png" for number in range(len(frames))]
+    for path in paths:
+        refuse_foreign(path)
+    for path, frame in zip(paths, frames, strict=True):
+        write_atomic(path, png(palette.to_rgb(frame)))
     return folder
 
 

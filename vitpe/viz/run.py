@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vitpe.files import write_atomic
 from vitpe.model.grid import parse_grid
+from vitpe.outputs import check_folder, refuse_foreign
 from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, make_palette
 from vitpe.viz.explained import explained_picture
 from vitpe.viz.figures import components_picture
@@ -20,6 +21,8 @@ from vitpe.viz.options import VizOptions
 from vitpe.viz.panel import Curve
 from vitpe.viz.sheet import print_scale
 from vitpe.viz.similarity import colour_range, cosine_similarity
+
+STILLS: Final = ("pe_final.png", "pe_explained.png", "pe_norms.png")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     colours = ColourScale(low, high, options.per_tile_scale)
     palette = make_palette(options.cmap)
     make_folder(options.out)
+    _check_outputs(options)
 
     written = []
     shown = evenly(len(history), options.max_frames)
@@ -81,15 +85,23 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     return VizResult(tuple(written), records, tuple(notes))
 
 
+def _check_outputs(options: VizOptions) -> None:
+    """Refuse what others wrote under these names before anything is drawn."""
+    names = [f"pe_similarity.{options.format}", *(STILLS if options.stills else ())]
+    for name in [*names, "pe_similarity.html"] if options.html else names:
+        refuse_foreign(options.out / name)
+    check_folder(options.out, options.out)
+
+
 def _write_stills(
     frames: Sequence[Checkpoint], curve: Curve, colours: ColourScale, palette: Palette, options: VizOptions
 ) -> list[Path]:
     scale = print_scale(lay_out(frames[0], options.size).width)
     painter = FramePainter(frames, curve, colours, palette, options.size, scale)
     pictures: dict[str, Callable[[], Pixels]] = {  # one at a time, as each takes a hundred megabytes to draw
-        "pe_final.png": lambda: palette.to_rgb(painter.draw(len(frames) - 1)),
-        "pe_explained.png": lambda: explained_picture(frames[-1], colours, palette),
-        "pe_norms.png": lambda: components_picture(frames[-1], palette),
+        STILLS[0]: lambda: palette.to_rgb(painter.draw(len(frames) - 1)),
+        STILLS[1]: lambda: explained_picture(frames[-1], colours, palette),
+        STILLS[2]: lambda: components_picture(frames[-1], palette),
     }
     for name, draw in pictures.items():
         write_atomic(options.out / name, png(draw()))
