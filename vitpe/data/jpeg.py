@@ -128,8 +128,10 @@ def missing_part(data: bytes) -> ImageError | None:
     """Of a file that a decoder refuses as truncated: how much is missing, None where that is not what is wrong."""
     found = read_structure(data)
     try:
-        if found is not None and not found.is_in_one_scan:
-            _check_complete(found)
+        if found is not None:
+            _check_holes(data, found)
+            if not found.is_in_one_scan:
+                _check_complete(found)
         pixels = _decode(data + END)
     except ImageError as error:
         return error
