@@ -38,11 +38,12 @@ check: lint type test
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
-# Kill training at every moment a hundred times, damage checkpoints and images ten thousand times.
+# Kill training at every moment a hundred times, damage checkpoints, images, archives and tables ten thousand times.
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture --kills 150 --points 200
 	$(BIN)/python -m tests.fuzz_checkpoints --cases 10000
 	$(BIN)/python -m tests.fuzz_images 10000
+	$(BIN)/python -m tests.fuzz_data --cases 10000
 
 # The README's pictures, and the outputs under its commands, from a model that is trained for it: five minutes.
 docs: $(STAMP)

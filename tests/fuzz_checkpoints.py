@@ -12,16 +12,13 @@ else.
 import argparse
 import json
 import random
-import resource
-import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -30,6 +27,7 @@ import transformers
 
 from tests.damages import DAMAGES
 from tests.helpers import COLOURS, Recorder, tiny_config
+from tests.limits import limit_memory, peak_memory, time_limit
 from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
@@ -109,7 +107,7 @@ class Bench:
         for name, read in self.readers.items():
             began = time.process_time()
             try:
-                with time_limit(), warnings.catch_warnings():
+                with time_limit(MAX_SECONDS), warnings.catch_warnings():
                     warnings.simplefilter("error")
                     read(self.path)
                 tally.counts[f"{name}: read"] += 1
@@ -141,10 +139,8 @@ def main() -> int:
                     read(bench.path)
                 except VitpeError:
                     continue
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        limit_memory(MAX_BYTES)
         began, memory = time.monotonic(), peak_memory()
-        address_space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (address_space + MAX_BYTES, resource.RLIM_INFINITY))
         for case in cases:
             bench.run(case, tally)
     print(
@@ -160,28 +156,6 @@ def main() -> int:
         )
     )
     return 1 if tally.failures else 0
-
-
-def peak_memory() -> int:
-    """Bytes of this process that were in memory at once, at most."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
-@contextmanager
-def time_limit() -> Iterator[None]:
-    """TimeoutError when what is within computes for longer than MAX_SECONDS; a busy machine does not count."""
-
-    def too_slow(*_: object) -> None:
-        raise TimeoutError(f"took {MAX_SECONDS} seconds")
-
-    previous = signal.signal(signal.SIGPROF, too_slow)
-    signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, previous)
 
 
 def _info(model: ModelConfig, history_only: bool = False) -> CheckpointInfo:

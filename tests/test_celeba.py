@@ -277,7 +277,7 @@ def test_an_image_that_is_there_twice(copy, celeba, tmp_path_factory):
 @pytest.mark.parametrize("letter", ["\x1b", "\x9b", "\u202e", "\u2066", "\u200b"])
 def test_names_that_control_a_terminal(copy, letter):
     edit(copy / ATTRIBUTES_FILE, 2, lambda row: row.replace("Green", f"Gr{letter}een"))
-    assert "an attribute is named 'Gr\\" in refusal(copy)
+    assert "an attribute is called 'Gr\\" in refusal(copy)
 
 
 @pytest.mark.parametrize("name", [ATTRIBUTES_FILE, PARTITION_FILE])

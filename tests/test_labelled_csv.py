@@ -326,7 +326,7 @@ def test_many_columns_are_read_at_once(folder):
 @pytest.mark.parametrize("letter", ["\x1b", "\x07", "\x9b", "\u202e", "\u2066", "\u200b", "\ufeff"])
 def test_names_that_control_a_terminal(folder, letter):
     message = refusal(folder, table(["a.jpg,train,1,0"], f"path,split,Smi{letter}ling,Glasses"))
-    assert message.startswith("FILE, line 1: an attribute is named 'Smi\\")
+    assert message.startswith("FILE, line 1: an attribute is called 'Smi\\")
     assert message.isprintable()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fuzz_data import Bench, Tally
 from tests.helpers import tiny_options, train_tiny
 from tests.in_process import call_vitpe
 from vitpe.config import DataConfig
@@ -177,6 +178,21 @@ def test_labels_without_data_are_refused(tmp_path):
             == f"error: --labels {labels} without --data\nhint: name the folder of the images: --data FOLDER\n"
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_damaged_archives_and_tables_are_only_ever_refused(tmp_path):
+    """A few of the cases of `python -m tests.fuzz_data`; the undamaged files must be accepted."""
+    bench, tally = Bench(tmp_path), Tally()
+    for name, data in bench.archives.items():
+        bench.open_archive(data, name, tally)
+    for name, text in bench.tables.items():
+        bench.open_table(name, text.encode(), name, tally)
+    assert not tally.failures
+    assert tally.counts == {"archive: read": 6, "list: read": 4, "table: read": 4}
+    for case in range(150):
+        bench.run(case, tally)
+    assert not tally.failures
+    assert tally.counts.total() == 14 + 2 * 150
 
 
 def test_a_pipe_behind_an_image_ends_a_run_with_a_word(celeba, tmp_path):

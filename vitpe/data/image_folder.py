@@ -5,12 +5,9 @@ import posixpath
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
+from vitpe.data.formats import suffixes
 from vitpe.errors import VitpeError
-
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
-"""Of files that are surely meant as images, in lower case."""
 
 
 def check_folder(folder: Path, hint: str) -> None:
@@ -25,6 +22,11 @@ def check_folder(folder: Path, hint: str) -> None:
         raise VitpeError(f"{folder} is a file, not a folder", hint) from error
     except (OSError, ValueError) as error:
         raise VitpeError(f"cannot read {folder}: {getattr(error, 'strerror', None) or error}", hint) from error
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is meant as an image that can be read."""
+    return posixpath.splitext(name)[1].lower() in suffixes()
 
 
 def is_folder(path: Path) -> bool:

@@ -77,10 +77,10 @@ def check_attributes(names: Sequence[str]) -> None:
     """
     for name in names:
         if not name or any(map(_is_hidden, name)):
-            raise VitpeError(f"an attribute is named '{printable(name)[:100]}'", "use letters that can be seen")
+            raise VitpeError(f"an attribute is called '{printable(name)[:100]}'", "use letters that can be seen")
     if len(set(names)) < len(names):
         name, count = collections.Counter(names).most_common(1)[0]
-        raise VitpeError(f"{count} attributes are named '{printable(name)[:100]}'", "give each a name of its own")
+        raise VitpeError(f"{count} attributes are called {printable(name)[:100]}", "each needs a name of its own")
 
 
 def _is_hidden(letter: str) -> bool:

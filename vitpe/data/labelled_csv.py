@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.data.file_samples import FileSamples, FolderFiles
-from vitpe.data.image_folder import IMAGE_SUFFIXES, ImageFolder, check_folder, is_file
+from vitpe.data.image_folder import ImageFolder, check_folder, is_file, is_image
 from vitpe.data.label_table import Splits, Values, check_attributes, open_table
 from vitpe.data.samples import stored_size
 from vitpe.errors import VitpeError
@@ -228,7 +228,7 @@ class _Table:
         """What was assumed, and what is left out."""
         folder, labels = self._images.folder, self._labels
         rest = self._images.visible.difference(self.paths)
-        images = sorted(name for name in rest if name.lower().endswith(IMAGE_SUFFIXES))
+        images = sorted(filter(is_image, rest))
         named = ", ".join(images[:_NUM_NAMED]) + (", …" if len(images) > _NUM_NAMED else "")
         if len(images) == 1:
             yield f"1 image of {folder} has no row in {labels} and is left out: {named}"
@@ -291,7 +291,7 @@ def _read_header(labels: Path, line: int, cells: list[str], first: list[str]) ->
         raise VitpeError(f"{where} is no header: a column would be named 0 or 1", "put the columns' names there")
     if not columns or path in splits:
         raise VitpeError(
-            f"{where}: no column of labels beside {', '.join(map(repr, names))}",
+            f"{where}: no column of labels beside {', '.join(repr(name[:_CELL]) for name in names[:_NUM_NAMED])}",
             "the header names a path column and the attributes: path,Smiling,Glasses",
         )
     attributes = tuple(names[column] for column in columns)
@@ -305,7 +305,7 @@ def _read_header(labels: Path, line: int, cells: list[str], first: list[str]) ->
 def _path_column(names: list[str], first: list[str]) -> int:
     """By its name; of several, or of none, by what stands below it; else the first."""
     named = [names.index(name) for name in PATH_COLUMNS if name in names]
-    images = [column for column, cell in enumerate(first) if cell.strip().lower().endswith(IMAGE_SUFFIXES)]
+    images = [column for column, cell in enumerate(first) if is_image(cell.strip())]
     return next((column for column in named if column in images), next(iter([*named, *images]), 0))
 
 

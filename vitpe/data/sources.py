@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, DataConfig
 from vitpe.data.celeba import has_celeba_images, is_celeba, read_celeba
 from vitpe.data.file_samples import FileSamples
-from vitpe.data.image_folder import IMAGE_SUFFIXES, is_folder, list_folder
+from vitpe.data.image_folder import is_folder, is_image, list_folder
 from vitpe.data.images import fit
 from vitpe.data.samples import Samples, stored_size
 from vitpe.errors import UsageError
@@ -54,7 +54,7 @@ def _check_celeba(folder: Path) -> None:
     if tables := sorted(name for name in names if name.lower().endswith((".csv", ".tsv"))):
         table = folder / tables[0] if len(tables) == 1 else "labels.csv"
         raise UsageError(f"{folder} is not CelebA", f"for other images name a table of labels: --labels {table}")
-    if any(name.lower().endswith(IMAGE_SUFFIXES) or is_folder(folder / name) for name in names):
+    if any(is_image(name) or is_folder(folder / name) for name in names):
         raise UsageError(
             f"{folder} holds images without labels: no list_attr_celeba.txt",
             "name a table of labels: --labels labels.csv (path,Smiling,Glasses), or the folder of CelebA",

@@ -34,7 +34,7 @@ class ZipFiles:
 
     def names(self) -> list[str]:
         """Every member's name as the archive has it, folders left out; one that is there twice comes twice."""
-        return [info.filename for info in self._zip.infolist() if not info.is_dir()]
+        return [name for name in self._zip.namelist() if name and not name.endswith("/")]
 
     def read(self, name: str) -> bytes:
         """The member's bytes; VitpeError naming it when it is damaged, encrypted or larger than any image."""

@@ -7,7 +7,6 @@ need (`pos_embed` and the patch projection).
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from vitpe.config import ModelConfig
 from vitpe.data.images import MAX_PIXELS
+from vitpe.data.label_table import check_attributes
 from vitpe.errors import VitpeError
 from vitpe.fields import from_json, to_json
 from vitpe.files import provide_temporary_folder, write_atomic
@@ -27,7 +27,7 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.runs.config_beside import facts_beside
 from vitpe.runs.find import weights_of
 from vitpe.runs.tensor_file import TensorFile, open_tensors
-from vitpe.text import brief, printable
+from vitpe.text import brief
 
 FORMAT_VERSION: Final = 1
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
@@ -88,12 +88,7 @@ class CheckpointInfo:
                 f"{num_attributes} attributes, {len(self.thresholds)} thresholds and {self.model.num_classes} classes",
                 "the three must be equal",
             )
-        name, count = Counter(self.attributes).most_common(1)[0]
-        if count > 1:
-            raise VitpeError(f"{count} attributes are called {printable(name)}", "each needs a name of its own")
-        unprintable = next((name for name in self.attributes if not name.isprintable() or not name), None)
-        if unprintable is not None:
-            raise VitpeError(f"an attribute is called '{printable(unprintable)}'", "use names that can be printed")
+        check_attributes(self.attributes)
         if not len(self.mean) == len(self.std) == self.model.in_chans or not all(map(math.isfinite, self.mean)):
             raise VitpeError(f"mean is {self.mean}", f"expected {self.model.in_chans} numbers, as in std")
         if not all(0 < value < math.inf for value in self.std):
