@@ -190,7 +190,9 @@ def _archives(images: dict[str, bytes]) -> dict[str, bytes]:
         "bzip2": pack(zipfile.ZIP_BZIP2),
         "lzma": pack(zipfile.ZIP_LZMA),
         "zip64": pack(zipfile.ZIP_DEFLATED, force_zip64=True),
-        "backslashes": pack(zipfile.ZIP_DEFLATED, "x!img_align_celeba!").replace(b"!", b"\\"),
+        "backslashes": pack(zipfile.ZIP_DEFLATED, "x/img_align_celeba/").replace(
+            b"x/img_align_celeba/", b"x\\img_align_celeba\\"
+        ),
     }
 
 
