@@ -10,7 +10,9 @@ from typing import TextIO
 import typer
 
 from vitpe.cli import app
-from vitpe.errors import UsageError, VitpeError
+from vitpe.errors import VitpeError
+from vitpe.options import explain
+from vitpe.text import brief
 
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 """Of an open file, which has no name here: stdout."""
@@ -25,7 +27,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="PIL")
     code = 1
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="vitpe", standalone_mode=False) or 0
     except VitpeError as error:
         code = _report(error)
     except (KeyboardInterrupt, typer.Abort):
@@ -35,14 +37,21 @@ def main() -> None:
             raise
         code = 141
     except OSError as error:
-        if error.filename is not None or error.errno not in _FAILED_WRITES:
+        if (
+            error.filename is not None
+        ):  # names that are too long, folders that may not be searched: whoever asks, raises
+            name = brief(os.fsdecode(error.filename))
+            code = _report(VitpeError(f"{name}: {error.strerror}", "check the name, and who may read and write there"))
+        elif error.errno in _FAILED_WRITES:
+            code = _report_lost_result(error)
+        else:
             raise
-        code = _report_lost_result(error)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer raises for wrong options; it has no stable public class
             raise
         command = context.command_path if (context := getattr(error, "ctx", None)) else "vitpe"
-        code = _report(UsageError(error.format_message(), f"see {command} --help"))
+        causes: list[dict[str, object]] = getattr(error.__cause__, "errors", list)()
+        code = _report(explain(error.format_message(), [cause["input"] for cause in causes], command))
     sys.exit(_close_stdout(code))
 
 

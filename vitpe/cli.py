@@ -6,20 +6,18 @@ that of the help, where `rich_help_panel` begins a section.
 
 import json
 import os
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from vitpe import __version__
 from vitpe.config import (
     DEFAULT_PRESET,
     DRAWN_FACES,
     NUM_DRAWN_TRAIN,
     NUM_DRAWN_VALID,
-    PRESETS,
-    DataConfig,
     RunConfig,
     TrainConfig,
     parse_settings,
@@ -27,8 +25,29 @@ from vitpe.config import (
     with_values,
 )
 from vitpe.errors import UsageError
+from vitpe.fields import Bounds
 from vitpe.launch import read_launch
-from vitpe.options import Command, Device, Init, InitGrid, Labels, choose_format, data_option, format_option, one_of
+from vitpe.options import (
+    DEFAULT_RUN,
+    Checkpoint,
+    Checkpoints,
+    Command,
+    Device,
+    Init,
+    InitGrid,
+    Keep,
+    Labels,
+    Preset,
+    Settings,
+    Store,
+    choose_format,
+    data_option,
+    format_option,
+    in_range,
+    one_of,
+    recipe_default,
+    version_option,
+)
 from vitpe.scoring.inputs import Asked
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
@@ -39,31 +58,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-DEFAULT_RUN = Path("runs")
 _NUMBERS_FORMATS = ("table", "json", "jsonl")
-
-
-def _recipe(name: str) -> str:
-    """What the default preset has there, as help says it."""
-    return f"the preset's; {getattr(PRESETS[DEFAULT_PRESET].train, name):g} for {DEFAULT_PRESET}"
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        import torch
-
-        from vitpe.device import describe_device, select_device
-
-        print(f"vitpe {__version__}, torch {torch.__version__}, {describe_device(select_device(None))}")
-        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show versions and device.")
-    ] = False,
+    version: Annotated[bool, version_option()] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
@@ -84,42 +85,25 @@ def train(
     num_valid: Annotated[
         int | None, typer.Option(help="Validate on so many.", show_default=f"all; {NUM_DRAWN_VALID} drawn faces")
     ] = None,
-    store: Annotated[
-        str | None, typer.Option(help="Where images wait: device, memory, disk.", show_default=DataConfig.store)
-    ] = None,
-    preset_name: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help=f"Model and recipe: {', '.join(PRESETS)}.",
-            show_default=DEFAULT_PRESET,
-            autocompletion=lambda: list(PRESETS),
-            rich_help_panel="Model",
-        ),
-    ] = None,
+    store: Store = None,
+    preset_name: Preset = None,
     init: Init = None,
     init_grid: InitGrid = None,
     epochs: Annotated[
         float | None,
         typer.Option(
-            help="Passes over the training images.", show_default=_recipe("epochs"), rich_help_panel="Training"
+            help="Passes over the training images.", show_default=recipe_default("epochs"), rich_help_panel="Training"
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images an update, over all workers.", show_default=_recipe("batch_size"))
+        int | None, typer.Option(help="Images an update, over all workers.", show_default=recipe_default("batch_size"))
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of all random draws.", show_default=str(TrainConfig.seed))] = None,
     device: Device = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any value of config.json: train.adamw_lr=3e-4."),
-    ] = None,
+    settings: Settings = None,
     run: Annotated[Path, typer.Option(help="Folder that the run is written to.", rich_help_panel="Run")] = DEFAULT_RUN,
-    keep: Annotated[
-        str | None,
-        typer.Option(help="History: all, pos_embed (only what pictures need).", show_default=TrainConfig.keep),
-    ] = None,
+    keep: Keep = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
 ) -> None:
     """Train a model, on faces that vitpe draws or on your images."""
@@ -135,7 +119,7 @@ def train(
     from vitpe.training.run_folder import RunFolder
 
     given = {
-        "data.data": None if data is None else str(Path(data).expanduser()),
+        "data.data": data,
         "data.labels": None if labels is None else str(labels),
         "data.num_train": num_train,
         "data.num_valid": num_valid,
@@ -160,7 +144,7 @@ def train(
         chosen = preset(preset_name or DEFAULT_PRESET)
         base = RunConfig(preset=preset_name or DEFAULT_PRESET, model=chosen.model, train=chosen.train)
         config = with_values(base, given)
-    command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {run}")
+    command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
     with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
         result = train(
             config,
@@ -185,10 +169,7 @@ def train(
     "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference",
 )
 def evaluate(
-    checkpoints: Annotated[
-        list[Path] | None,
-        typer.Argument(help="A checkpoint, or a run's folder (its best one).", show_default=str(DEFAULT_RUN)),
-    ] = None,
+    checkpoints: Checkpoints = None,
     data: Annotated[str | None, data_option("what the model was trained on")] = None,
     labels: Labels = None,
     split: Annotated[
@@ -225,7 +206,8 @@ def evaluate(
     kind = choose_format(output, ("table", "json", "csv"))
     paths = checkpoints or [DEFAULT_RUN]
     if len(paths) != (2 if compare else 1):
-        raise UsageError(f"checkpoints named: {len(paths)}", "name one, or two after --compare")
+        hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
+        raise UsageError(f"{len(paths)} checkpoint{'s' * (len(paths) > 1)} named", hint)
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
     if not (compare and sort in ("difference", "-difference")):
@@ -288,6 +270,8 @@ def predict(
 ) -> None:
     """Predict the attributes of images."""
     kind = choose_format(output, ("table", "jsonl", "json", "csv"))
+    in_range("--top", top, Bounds(1, 100_000))
+    in_range("--threshold", threshold, Bounds(0, 1))
     asked = Asked(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
 
     from vitpe import console
@@ -403,7 +387,7 @@ def draw(
 
 @app.command(cls=Command, epilog="vitpe export runs --out faces.onnx")
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a run's folder (its best one).")] = DEFAULT_RUN,
+    checkpoint: Checkpoint = DEFAULT_RUN,
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("vitpe.onnx"),
 ) -> None:
     """Write a checkpoint as ONNX. Images (uint8) in, probabilities out, preprocessing inside."""

@@ -4,6 +4,7 @@ Each default stands here once; the command line reads them from here.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -245,7 +246,7 @@ def _nearest(key: str, known: list[str]) -> str:
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """ "KEY=VALUE" pairs; a value is JSON where it parses as JSON, text otherwise."""
+    """ "KEY=VALUE" pairs; a value is JSON where it parses as JSON, text otherwise, in which a first ~ is the home."""
     values: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -255,5 +256,5 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         try:
             values[key] = json.loads(text)
         except (ValueError, RecursionError):
-            values[key] = text
+            values[key] = os.path.expanduser(text)  # noqa: PTH111 - a Path raises for a user whom it does not find
     return values

@@ -1,14 +1,21 @@
 """What the commands' options share: how help shows them, those that several commands have, and the output's format."""
 
+import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from vitpe import __version__
+from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, TrainConfig
 from vitpe.errors import UsageError
+from vitpe.fields import Bounds
 from vitpe.memory import enough_memory
+from vitpe.text import brief
 
 
 class Command(TyperCommand):
@@ -18,6 +25,10 @@ class Command(TyperCommand):
     """
 
     def invoke(self, ctx: Any) -> Any:
+        """No shell expands the ~ in --run=~/x: here every option's is."""
+        for param in self.params:
+            if param.param_type_name == "option":
+                ctx.params[param.name] = _at_home(ctx.params[param.name])
         with enough_memory(self.name):
             return super().invoke(ctx)
 
@@ -44,6 +55,10 @@ class Command(TyperCommand):
                 formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
 
+DEFAULT_RUN = Path("runs")
+_CHECKPOINT = "A checkpoint, or a run's folder (its best one)."
+Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT)]
+Checkpoints = Annotated[list[Path] | None, typer.Argument(help=_CHECKPOINT, show_default=str(DEFAULT_RUN))]
 Labels = Annotated[Path | None, typer.Option(help="CSV of 0/1 columns for images that are not CelebA's.")]
 Init = Annotated[
     Path | None, typer.Option(help="Weights to start from: safetensors of vitpe, timm, torchvision, Hugging Face.")
@@ -51,7 +66,53 @@ Init = Annotated[
 InitGrid = Annotated[
     str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Their grid of patches, where they do not say it.")
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help=f"Model and recipe: {', '.join(PRESETS)}.",
+        show_default=DEFAULT_PRESET,
+        autocompletion=lambda: list(PRESETS),
+        rich_help_panel="Model",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any value of config.json: train.adamw_lr=3e-4."),
+]
+Store = Annotated[
+    str | None, typer.Option(help="Where images wait: device, memory, disk.", show_default=DataConfig.store)
+]
+Keep = Annotated[
+    str | None, typer.Option(help="History: all, pos_embed (only what pictures need).", show_default=TrainConfig.keep)
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="the best there is")]
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        return type(value)(os.path.expanduser(value))  # noqa: PTH111 - a Path raises for a user whom it does not find
+    return value
+
+
+def recipe_default(name: str) -> str:
+    """What the default preset has there, as help says it."""
+    return f"the preset's; {getattr(PRESETS[DEFAULT_PRESET].train, name):g} for {DEFAULT_PRESET}"
+
+
+def version_option() -> Any:
+    """--version, which ends the command."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            import torch
+
+            from vitpe.device import describe_device, select_device
+
+            typer.echo(f"vitpe {__version__}, torch {torch.__version__}, {describe_device(select_device(None))}")
+            raise typer.Exit
+
+    return typer.Option("--version", callback=show, is_eager=True, help="Show versions and device.")
 
 
 def data_option(default: str) -> Any:
@@ -80,7 +141,36 @@ def choose_format(output: str | None, formats: tuple[str, ...]) -> str:
     return output
 
 
+def explain(message: str, values: Sequence[Any], command: str) -> UsageError:
+    """What typer says of a wrong option or argument, in plain words. values: those that were given for it, if known."""
+    hint = f"see {command} --help"
+    match = re.fullmatch(r"Invalid value for '([^']*)'(?: / '[^']*')?: (.*)", message, re.DOTALL)
+    if match is None:
+        return UsageError(message.removesuffix("."), hint)
+    option, reason = match[1], match[2].removesuffix(".")
+    for pattern, expected in _REASONS:
+        reason = re.sub(pattern, expected, reason, flags=re.DOTALL)
+    if not values or not reason.startswith("expected"):
+        return UsageError(f"{option}: {reason}", hint)
+    return UsageError(f"{option} {brief(values[0])!r}", f"{reason}; {hint}")
+
+
+_REASONS = (
+    (r"Input should be a valid number\b.*", "expected a number"),
+    (r"(Input should be a valid|Unable to parse input string as an) integer\b.*", "expected a whole number"),
+    (r"Value error, .* is not one of (.*)", r"expected one of \1"),
+    (r"Value error, ", ""),
+    (r"Input should be ", "expected "),
+)
+
+
+def in_range(option: str, value: float | None, bounds: Bounds) -> None:
+    """UsageError naming the option for a number outside its bounds; None is in any."""
+    if value is not None and value not in bounds:
+        raise UsageError(f"{option} {value}", str(bounds))
+
+
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
     """Raise UsageError, which names the option and what is known, for an unknown value."""
     if value not in known:
-        raise UsageError(f"{option} {value!r}", f"choose one of {', '.join(known)}")
+        raise UsageError(f"{option} {brief(value)!r}", f"choose one of {', '.join(known)}")

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitpe.config import SEEDS
 from vitpe.data.celeba import ATTRIBUTES
 from vitpe.data.face_attributes import draw_attributes, uniforms
 from vitpe.data.face_canvas import HEIGHT, NUM_NUISANCES, WIDTH
 from vitpe.data.face_painting import paint_faces
 from vitpe.errors import UsageError, VitpeError
+from vitpe.fields import Bounds, require
 from vitpe.files import write_atomic
 
 _SPLIT_SIZE: Final = 2**40
@@ -74,10 +76,14 @@ def write_celeba_folder(
 
     img_align_celeba/000001.jpg … (or img_align_celeba.zip), list_attr_celeba.txt and list_eval_partition.txt. Train
     comes first, then valid, then test, each as `DrawnFaces(split, n, seed)` has it; a split may have none.
-    Raises VitpeError when `folder` already holds something or cannot be written.
+    Raises UsageError for numbers out of range, VitpeError when `folder` already holds something or cannot be written.
     """
-    _claim_folder(folder)
     splits = {"train": num_train, "valid": num_valid, "test": num_test}
+    for name, num in splits.items():
+        require(num in Bounds(0, MAX_FACES), f"num_{name} is {num:,}", str(Bounds(0, MAX_FACES)))
+    require(any(splits.values()), "no faces are asked for", "ask for some: --num-test 8")
+    require(seed in SEEDS, f"seed is {seed}", str(SEEDS))
+    _claim_folder(folder)
     faces = [DrawnFaces(split, num, seed) for split, num in splits.items() if num > 0]
     codes = [code for code, num in enumerate(splits.values()) for _ in range(num)]
     names = [f"{number:06d}.jpg" for number in range(1, len(codes) + 1)]

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,7 +147,7 @@ class RunFolder:
         single = (path for path in (self.config, self.metrics, self.best) if path.exists())
         found = next(single, None) or next(self.checkpoints.glob("*.safetensors"), None)
         if found is not None:
-            another = f"choose another folder: --run {self.path}-2"
+            another = f"choose another folder: --run {shlex.quote(f'{self.path}-2')}"
             raise UsageError(
                 f"{self.path} already holds a run ({found.relative_to(self.path)})",
                 f"continue it with --resume, or {another}" if self.exists else another,
