@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,11 @@ from torch import Tensor
 
 from tests.fuzz_checkpoints import REGRESSIONS, Bench, Tally
 from tests.helpers import REPOSITORY
+from tests.in_process import call_vitpe
 from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
+from vitpe.runs.tensor_file import TensorFile
 from vitpe.training.checkpoint import (
     HISTORY_KEYS,
     CheckpointInfo,
@@ -156,6 +160,114 @@ def test_what_does_not_fit_is_refused_by_name(
         load_checkpoint(path)
     assert caught.value.message.startswith(str(path))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["Young", "Young"], "2 attributes are called Young"),
+        (["Smiling", "a\nb"], r"an attribute is called 'a\\nb'"),
+        (["Smiling", "\x1b[2J"], r"an attribute is called '\\x1b\[2J'"),
+        (["Smiling", "\u202etxt"], r"an attribute is called '\\u202etxt'"),
+        (["Smiling", "\x9b"], "an attribute is called"),
+        (["Smiling", ""], "an attribute is called ''"),
+    ],
+)
+def test_attributes_have_names_of_their_own_that_can_be_printed(path: Path, names: list[str], complaint: str) -> None:
+    rewrite(path, lambda t, v: v.update(attributes=names))
+    for read in (load_checkpoint, read_info, load_foreign):
+        with pytest.raises(VitpeError, match=complaint) as caught:
+            read(path)
+        assert caught.value.message.isprintable()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_one_of_the_two(
+    path: Path, model: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never the metadata of one and the weights of the other."""
+    other = path.with_name("other.safetensors")
+    save_checkpoint(other, {key: value + 1 for key, value in model.state_dict().items()}, replace(INFO, step=8))
+    read_into = TensorFile.read_into
+
+    def interrupted(self: TensorFile, name: str, buffer: memoryview) -> None:
+        if other.exists():
+            other.replace(path)
+        read_into(self, name, buffer)
+
+    monkeypatch.setattr(TensorFile, "read_into", interrupted)
+    loaded, info = load_checkpoint(path)
+    assert not other.exists()
+    assert info.step == 7
+    assert torch.equal(loaded.pos_embed, model.pos_embed)
+    assert load_checkpoint(path)[1].step == 8
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, load_foreign, read_tensors])
+def test_a_checkpoint_that_is_written_in_place_while_it_is_read_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    """Shorter for a moment, which would end a process that has mapped it, or with other values."""
+    data, read_into = path.read_bytes(), TensorFile.read_into
+    for shown in (data[:-100], data[:-100] + bytes(100)):
+
+        def interrupted(self: TensorFile, name: str, buffer: memoryview, shown: bytes = shown) -> None:
+            path.write_bytes(shown)
+            os.utime(path, ns=(1, 1))
+            read_into(self, name, buffer)
+
+        monkeypatch.setattr(TensorFile, "read_into", interrupted)
+        with pytest.raises(VitpeError, match=r"was written to while it was read|is no whole safetensors file: .* ends"):
+            read(path)
+        path.write_bytes(data)
+
+
+def test_a_hole_of_100_gb_is_refused_unread(path: Path) -> None:
+    """A file that takes no space on the disk can declare more than any memory holds."""
+    size = 100 * 10**9
+    header = {"head.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    for metadata, fact in (
+        ({}, "holds 100 GB of tensors, this machine has"),
+        (INFO.to_metadata(), "1 tensors are too few"),
+    ):
+        text = json.dumps(header | {"__metadata__": metadata}).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        os.truncate(path, 8 + len(text) + size)
+        with pytest.raises(VitpeError, match=fact):
+            (load_checkpoint if metadata else load_foreign)(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_files_and_folders_that_may_not_be_read_are_told_in_two_lines() -> None:
+    """By a child process that is nobody, in a folder that nobody may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        closed, best = folder / "closed", folder / "best.safetensors"
+        closed.mkdir(mode=0o700)
+        best.touch(mode=0o600)
+        folder.chmod(0o755)
+        asked = [
+            (command, path)
+            for command in (["viz-pe"], ["eval"], ["predict", "a.jpg", "--checkpoint"], ["export"], ["train", "--init"])
+            for path in (folder, best, closed, closed / "a.safetensors")
+        ]
+        for command, _ in asked:
+            call_vitpe(*command, folder / "nothing")  # which imports all that it takes, where that may be read
+        with (folder / "answers").open("w+") as file:
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.setuid(65534)
+                    answers = [(called.code, called.stderr) for c, path in asked for called in [call_vitpe(*c, path)]]
+                    file.write(json.dumps(answers))
+                    file.flush()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            file.seek(0)
+            answers = json.load(file)
+        for (command, path), (code, stderr) in zip(asked, answers, strict=True):
+            assert (code in (1, 2), stderr.count("\n")) == (True, 2), (command, path, stderr)
+            assert "Permission denied" in stderr or "is not readable" in stderr, (command, path, stderr)
 
 
 def test_files_that_are_no_checkpoint_of_ours(tmp_path: Path, path: Path) -> None:

@@ -8,7 +8,8 @@ import torchvision
 import transformers
 from safetensors.torch import save_file
 
-from vitpe.viz.history import read_checkpoint
+from vitpe.errors import VitpeError
+from vitpe.viz.history import load_history, read_checkpoint
 
 
 def filled(model: torch.nn.Module) -> torch.nn.Module:
@@ -106,3 +107,143 @@ def test_clip_sees_with_its_vision_model(tmp_path):
     checkpoint = read_checkpoint(saved(model, tmp_path))
     expected = model.vision_model.embeddings.position_embedding.weight.detach()[1:].numpy()
     np.testing.assert_array_equal(checkpoint.embeddings, expected)
+
+
+RECTANGLE = HUGGING_FACE | {"image_size": (208, 176)}
+MODELS = {  # how to build it, rows before the patches
+    "ViT": (lambda: transformers.ViTModel(transformers.ViTConfig(**RECTANGLE)), 1),
+    "ViT, 11 x 13": (
+        lambda: transformers.ViTModel(transformers.ViTConfig(**RECTANGLE | {"image_size": (176, 208)})),
+        1,
+    ),
+    "DeiT": (lambda: transformers.DeiTModel(transformers.DeiTConfig(**RECTANGLE)), 2),
+    "DINOv2": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**RECTANGLE)), 1),
+    "registers": (
+        lambda: transformers.Dinov2WithRegistersModel(
+            transformers.Dinov2WithRegistersConfig(**RECTANGLE, num_register_tokens=4)
+        ),
+        1,
+    ),
+    "MAE": (
+        lambda: transformers.ViTMAEForPreTraining(
+            transformers.ViTMAEConfig(
+                **HUGGING_FACE,
+                decoder_hidden_size=8,
+                decoder_num_hidden_layers=1,
+                decoder_num_attention_heads=2,
+                decoder_intermediate_size=16,
+            )
+        ),
+        1,
+    ),
+    "SigLIP": (lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**HUGGING_FACE)), 0),
+    "CLIP": (lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**HUGGING_FACE)), 1),
+}
+
+
+def position_embeddings(model: torch.nn.Module) -> np.ndarray:
+    names = ("position_embeddings", "position_embedding.weight")
+    (found,) = (value for name, value in model.named_parameters() if name.endswith(names))
+    return found.detach().reshape(-1, found.shape[-1]).numpy()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_grid_is_read_from_the_config_that_hugging_face_saves(tmp_path, name):
+    build, num_prefix = MODELS[name]
+    model = filled(build())
+    model.save_pretrained(tmp_path)
+    size = model.config.image_size
+    grid = tuple(side // 16 for side in ((size, size) if isinstance(size, int) else size))
+    checkpoint = read_checkpoint(tmp_path / "model.safetensors")
+    assert checkpoint.grid_size == grid
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[num_prefix:])
+    assert checkpoint.notes[0].startswith(f"{grid[0]} x {grid[1]} patches ")
+    assert checkpoint.notes[0].endswith("as config.json beside the file says")
+    (tmp_path / "config.json").unlink()
+    if grid in ((13, 11), (11, 13)):
+        with pytest.raises(VitpeError) as error:  # each of them could be 12 x 12, or is no square
+            read_checkpoint(tmp_path / "model.safetensors")
+        assert "--grid" in error.value.hint
+    asked = read_checkpoint(tmp_path / "model.safetensors", grid)
+    np.testing.assert_array_equal(asked.embeddings, checkpoint.embeddings)
+
+
+@pytest.mark.parametrize("max_shard_size", ["1KB", "20KB"])
+def test_hugging_faces_shards(tmp_path, max_shard_size):
+    model = filled(transformers.ViTModel(transformers.ViTConfig(**RECTANGLE)))
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    (checkpoint,) = load_history([tmp_path])
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[1:])
+    np.testing.assert_array_equal(
+        checkpoint.filters(), model.embeddings.patch_embeddings.projection.weight.detach().numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("img_size", "options", "num_prefix"),
+    [
+        ((208, 176), {}, 1),
+        ((208, 176), {"no_embed_class": True}, 0),
+        ((192, 192), {"no_embed_class": True}, 0),
+        ((208, 176), {"reg_tokens": 4}, 5),
+        ((208, 176), {"reg_tokens": 4, "no_embed_class": True}, 0),
+        ((592, 592), {"reg_tokens": 4, "no_embed_class": True}, 0),  # 37 x 37, or 44 x 31 with five tokens
+        ((208, 176), {"class_token": False, "global_pool": "avg"}, 0),
+    ],
+)
+def test_the_grid_is_read_from_the_config_that_timm_saves(tmp_path, img_size, options, num_prefix):
+    options = {"img_size": img_size, "num_classes": 3, "embed_dim": 8, "depth": 1, "num_heads": 2, **options}
+    model = filled(timm.create_model("vit_tiny_patch16_224", **options))
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    checkpoint = read_checkpoint(tmp_path / "model.safetensors")
+    assert checkpoint.grid_size == model.patch_embed.grid_size
+    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, num_prefix:].numpy())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(VitpeError) as error:
+        read_checkpoint(tmp_path / "model.safetensors")
+    assert "--grid" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        '{"image_size": 224, "patch_size": 16}',
+        '{"image_size": [1e9, -3], "patch_size": 0}',
+    ],
+)
+def test_a_config_that_says_nothing_or_is_of_another_model_changes_nothing(tmp_path, text):
+    model = filled(timm.models.VisionTransformer(img_size=64, **TIMM))
+    path = saved(model, tmp_path)
+    alone = read_checkpoint(path)
+    (tmp_path / "config.json").write_text(text)
+    beside = read_checkpoint(path)
+    np.testing.assert_array_equal(beside.embeddings, alone.embeddings)
+    assert beside.grid_size == alone.grid_size == (4, 4)
+    assert ("config.json beside it says 14 x 14" in beside.notes[0]) == ("224" in text)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "backbone.", "module.model.backbone.", "student."])
+def test_the_prefixes_of_wrappers_do_not_matter(tmp_path, prefix):
+    model = filled(timm.models.VisionTransformer(img_size=64, **TIMM))
+    tensors = {prefix + name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    save_file(tensors | {"n_averaged": torch.tensor(3)}, tmp_path / "a.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, 1:].numpy())
+
+
+def test_which_of_two_networks_is_drawn_is_said(tmp_path):
+    model = filled(timm.models.VisionTransformer(img_size=64, **TIMM))
+    tensors = {
+        prefix + name: value.contiguous() * scale
+        for prefix, scale in (("model.", 1), ("ema_model.", 2))
+        for name, value in model.state_dict().items()
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, 1:].numpy())
+    assert checkpoint.notes[-1] == "of 2 networks in the file this is model.pos_embed, not ema_model.pos_embed"

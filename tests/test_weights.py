@@ -17,6 +17,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tests.helpers import Recorder
+from tests.in_process import call_vitpe
 from vitpe.config import CELEBA_MEAN, CELEBA_STD, PRESETS, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.facts import ModelFacts
@@ -144,10 +145,184 @@ def test_torchvisions_published_files_with_their_older_names() -> None:
         assert torch.equal(ours[key], tensor)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
-    tensors = {prefix + key: tensor for key, tensor in timm_model().state_dict().items()}
-    assert set(convert_state_dict(tensors, CONFIG).state_dict) == set(VisionTransformer(CONFIG).state_dict())
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "model.", "backbone.", "module.model.encoder.vit."]
+
+
+@pytest.mark.parametrize("build", [timm_model, torchvision_model, huggingface_model])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_of_wrappers_are_taken_off(prefix: str, build: Callable[[], nn.Module]) -> None:
+    theirs = build()
+    randomize(theirs)
+    tensors = theirs.state_dict()
+    plain = convert_state_dict(tensors, CONFIG, NAMES, KNOWN)
+    wrapped = convert_state_dict({prefix + key: tensor for key, tensor in tensors.items()}, CONFIG, NAMES, KNOWN)
+    assert wrapped.notes == plain.notes
+    assert all(torch.equal(tensor, plain.state_dict[key]) for key, tensor in wrapped.state_dict.items())
+    assert plain.state_dict["head.weight"].any()
+
+
+def test_an_averaged_model_and_a_backbone_with_a_head_beside_it() -> None:
+    theirs = timm_model()
+    averaged = torch.optim.swa_utils.AveragedModel(theirs).state_dict()
+    assert "n_averaged" in averaged
+    for key, tensor in convert_state_dict(averaged, CONFIG, NAMES, KNOWN).state_dict.items():
+        assert torch.equal(tensor, theirs.state_dict()[key])
+    tensors = {f"model.backbone.{key}": tensor for key, tensor in theirs.state_dict().items() if "head" not in key}
+    tensors |= {
+        "model.head.weight": torch.ones(5, 128),
+        "model.head.bias": torch.ones(5),
+        "criterion.weight": torch.ones(5),
+    }
+    converted = convert_state_dict(tensors, CONFIG, NAMES, KNOWN)
+    assert converted.state_dict["head.weight"].all()
+    assert "1 tensors that are not of the ViT left out: criterion.weight" in converted.notes
+
+
+def test_an_autoencoder_without_its_decoder() -> None:
+    theirs = transformers.ViTMAEForPreTraining(
+        transformers.ViTMAEConfig(
+            hidden_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=256,
+            image_size=32,
+            patch_size=8,
+            decoder_hidden_size=32,
+            decoder_num_hidden_layers=1,
+            decoder_num_attention_heads=2,
+            decoder_intermediate_size=16,
+        )
+    )
+    converted = convert_state_dict(theirs.state_dict(), CONFIG, NAMES, KNOWN)
+    expected = theirs.state_dict()["vit.embeddings.position_embeddings"]
+    assert torch.equal(converted.state_dict["pos_embed"], expected)
+    assert any("tensors that are not of the ViT left out: decoder." in note for note in converted.notes)
+
+
+def test_two_networks_in_one_file_are_refused() -> None:
+    tensors = {
+        prefix + key: tensor for prefix in ("model.", "ema.") for key, tensor in timm_model().state_dict().items()
+    }
+    with pytest.raises(VitpeError, match=r"holds 2 networks: 'model\.', 'ema\.'"):
+        convert_state_dict(tensors, CONFIG)
+
+
+def test_position_embeddings_without_a_row_for_the_class_token() -> None:
+    theirs = timm_model(no_embed_class=True)
+    randomize(theirs)
+    with pytest.raises(VitpeError, match="which could be 5 x 3 patches after a class token, or 4 x 4") as error:
+        convert_state_dict(
+            theirs.state_dict(), replace(CONFIG, img_size=(64, 64)), NAMES, replace(KNOWN, grid_size=None)
+        )
+    assert "--init-grid" in error.value.hint
+    images = torch.randn(2, 3, 32, 32)
+    ours = loaded(theirs.state_dict())
+    torch.testing.assert_close(logits_of(ours, images), logits_of(theirs, images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("grid", "old"), [(None, (13, 11)), ((11, 13), (11, 13)), ((13, 11), (13, 11))], ids=["as ours", "turned", "given"]
+)
+def test_a_grid_that_nobody_tells_is_ours_or_the_one_given_and_is_said(
+    grid: tuple[int, int] | None, old: tuple[int, int]
+) -> None:
+    theirs = timm_model((8 * old[0], 8 * old[1]))
+    randomize(theirs)
+    config = replace(CONFIG, img_size=(104, 88))
+    converted = convert_state_dict(theirs.state_dict(), config, NAMES, replace(KNOWN, grid_size=None), grid)
+    expected = resample_abs_pos_embed(theirs.state_dict()["pos_embed"], (13, 11), old)
+    torch.testing.assert_close(converted.state_dict["pos_embed"], expected, rtol=0, atol=1e-5)
+    assumed = [note for note in converted.notes if "pos_embed taken as 13 x 11 patches after a class token" in note]
+    assert len(assumed) == (grid is None)
+    resampled = "pos_embed resampled from 11x13 to 13x11 patches" in converted.notes
+    assert resampled == (old == (11, 13))
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_heads", "hint"),
+    [
+        ({"embed_dim": 384, "depth": 12, "num_heads": 6}, None, "--preset small fits"),
+        ({"embed_dim": 384, "depth": 12, "num_heads": 6}, 6, "--preset small fits"),
+        ({"embed_dim": 384, "depth": 12, "num_heads": 12}, 12, "no preset fits: --set model.embed_dim=384"),
+        ({"embed_dim": 192, "depth": 6, "num_heads": 3}, None, "no preset fits: --set"),  # laptop has a stem
+        ({"embed_dim": 96, "depth": 4, "num_heads": 2}, 2, "no preset fits: --set model.embed_dim=96 "),
+    ],
+)
+def test_weights_of_another_width_name_the_preset_that_fits(
+    changes: dict[str, int], num_heads: int | None, hint: str
+) -> None:
+    with torch.device("meta"):
+        tensors = timm_model((208, 176), patch_size=16, mlp_ratio=4.0, **changes).state_dict()
+    with pytest.raises(VitpeError, match="the weights have embed_dim") as error:
+        convert_state_dict(tensors, PRESETS["tiny"].model, NAMES, replace(KNOWN, num_heads=num_heads))
+    assert error.value.hint.startswith(hint)
+
+
+def test_what_stands_beside_a_hugging_face_model_is_used(tmp_path: Path) -> None:
+    """Its grid, its number of heads, and the names of its classes; in shards, and named by its folder."""
+    theirs = transformers.ViTForImageClassification(
+        huggingface_config((24, 40), id2label=dict(enumerate(NAMES[::-1])), label2id={})
+    )
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path, max_shard_size="100KB")
+    config = replace(CONFIG, img_size=(40, 24))
+    ours, recorder = VisionTransformer(config), Recorder()
+    initialize(ours, tmp_path, NAMES, recorder)
+    assert recorder.notes == [
+        f"starting from {tmp_path / 'model.safetensors.index.json'} (huggingface)",
+        "head: 5 of its 5 classes taken by name",
+        "pos_embed 3 x 5 patches after a class token, as config.json beside the file says",
+        "pos_embed resampled from 3x5 to 5x3 patches",
+    ]
+    assert torch.equal(ours.head.weight, theirs.classifier.weight.flip(0))
+    with pytest.raises(VitpeError, match=r"have 2 heads, as config\.json says, the model has 4"):
+        initialize(VisionTransformer(replace(config, num_heads=4)), tmp_path, NAMES, recorder)
+
+
+def test_what_stands_beside_a_timm_model_is_used(tmp_path: Path) -> None:
+    shape = {"embed_dim": 128, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0, "patch_size": 8, "num_classes": 5}
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=(24, 40), **shape)
+    timm.models.save_for_hf(theirs, tmp_path, {"label_names": list(NAMES)}, safe_serialization=True)
+    recorder = Recorder()
+    with pytest.raises(VitpeError, match=r"have 4 heads, as config\.json says, the model has 2"):
+        initialize(VisionTransformer(CONFIG), tmp_path, NAMES, recorder)
+    ours = VisionTransformer(replace(CONFIG, num_heads=4, img_size=(24, 40)))
+    initialize(ours, tmp_path, NAMES, recorder)
+    assert recorder.notes[1:] == ["pos_embed 3 x 5 patches after a class token, as config.json beside the file says"]
+    assert torch.equal(ours.head.weight, theirs.head.weight)
+
+
+def test_our_own_metadata_tells_heads_grid_and_names(tmp_path: Path) -> None:
+    theirs = VisionTransformer(CONFIG)
+    randomize(theirs)
+    path = tmp_path / "best.safetensors"
+    save_checkpoint(path, theirs.state_dict(), info_of(CONFIG))
+    ours, recorder = VisionTransformer(CONFIG), Recorder()
+    initialize(ours, tmp_path, NAMES[::-1], recorder)
+    assert recorder.notes == [f"starting from {path} (timm)", "head: 5 of its 5 classes taken by name"]
+    assert torch.equal(ours.head.weight, theirs.head.weight.flip(0))
+    with pytest.raises(VitpeError, match="have 2 heads, as its metadata says, the model has 8"):
+        initialize(VisionTransformer(replace(CONFIG, num_heads=8)), path, NAMES, recorder)
+    with pytest.raises(VitpeError, match="its grid is 4x4, not 2x8"):
+        initialize(ours, path, NAMES, recorder, (2, 8))
+    save_checkpoint(path, theirs.state_dict(), replace(info_of(CONFIG), history_only=True))
+    with pytest.raises(VitpeError, match="holds position embeddings only"):
+        initialize(ours, path, NAMES, recorder)
+
+
+def test_the_options_of_train_say_early_what_is_wrong_with_them(tmp_path: Path) -> None:
+    pickle, weights = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    pickle.touch()
+    save_file(timm_model().state_dict(), weights)
+    for arguments, code, error in (
+        (["--init-grid", "13x11"], 2, "--init-grid 13x11 without --init"),
+        (["--init", weights, "--init-grid", "13"], 2, "--init-grid '13' is not ROWSxCOLUMNS"),
+        (["--init", tmp_path / "nothing"], 1, f"no file {tmp_path / 'nothing'}"),
+        (["--init", pickle], 1, f"{pickle} is a pickle"),
+    ):
+        called = call_vitpe("train", "--run", tmp_path / "runs", *arguments)
+        assert (called.code, called.stderr.count("\n")) == (code, 2)
+        assert called.stderr.startswith(f"error: {error}")
 
 
 def test_mean_pooling_weights_equal_timms_and_the_other_pooling_is_noted() -> None:

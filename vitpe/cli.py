@@ -40,6 +40,7 @@ from vitpe.options import (
     Preset,
     Settings,
     Store,
+    check_init,
     choose_format,
     data_option,
     format_option,
@@ -110,10 +111,10 @@ def train(
     launch = read_launch()
     if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    grid = check_init(init, init_grid, resume)
 
     from vitpe.console import TrainReporter, show_note, show_summary
     from vitpe.device import select_device
-    from vitpe.model.grid import parse_grid
     from vitpe.training.distributed import joined
     from vitpe.training.run import check_resumable, train
     from vitpe.training.run_folder import RunFolder
@@ -131,9 +132,6 @@ def train(
         "train.keep": keep,
     }
     given = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
-    if init_grid is not None and init is None:
-        raise UsageError(f"--init-grid {init_grid} without --init", "name the weights: --init FILE")
-    grid = None if init_grid is None else parse_grid(init_grid, "--init-grid")
     if resume:
         stored = RunFolder(run).read_config()
         config = with_values(stored, given)

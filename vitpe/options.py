@@ -174,3 +174,20 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
     """Raise UsageError, which names the option and what is known, for an unknown value."""
     if value not in known:
         raise UsageError(f"{option} {brief(value)!r}", f"choose one of {', '.join(known)}")
+
+
+def check_init(init: Path | None, grid: str | None, resume: bool) -> tuple[int, int] | None:
+    """--init-grid as (rows, columns). Raises VitpeError, before anything is imported or decoded, where --init cannot be
+    read; a run that is resumed does not read it.
+    """
+    from vitpe.model.grid import parse_grid
+    from vitpe.runs.find import weights_of
+    from vitpe.runs.tensor_file import open_tensors
+
+    if grid is not None and init is None:
+        raise UsageError(f"--init-grid {grid} without --init", "name the weights: --init FILE")
+    size = None if grid is None else parse_grid(grid, "--init-grid")
+    if init is not None and not resume:
+        with open_tensors(weights_of(init)):
+            pass
+    return size

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from vitpe.errors import UsageError, VitpeError
@@ -44,14 +45,19 @@ def parse_grid(text: str, option: str = "--grid") -> Grid:
     return size
 
 
-def tokens_before_patches(shapes: Mapping[str, tuple[int, ...]], width: int) -> dict[str, int]:
-    """The tensors that are class, distillation or register tokens of `width` channels, with their number of tokens."""
-    tokens = {}
+def tokens_before_patches(shapes: Mapping[str, tuple[int, ...]], pos_embed: str) -> dict[str, int]:
+    """The class, distillation and register tokens of as many channels as `pos_embed` has, with their number.
+
+    Of several of one name, in a file of several networks, the one whose key has most in common with `pos_embed`'s.
+    """
+    tokens: dict[str, tuple[int, int]] = {}
     for name, shape in shapes.items():
-        count = math.prod(shape[:-1])
-        if _TOKEN.fullmatch(name.split(".")[-1]) and shape and shape[-1] == width and 1 <= count <= _MAX_TOKENS:
-            tokens[name] = count
-    return dict(sorted(tokens.items(), key=lambda item: item[1])[:_MAX_NAMED])
+        kind, count = name.split(".")[-1], math.prod(shape[:-1])
+        if _TOKEN.fullmatch(kind) and shape and shape[-1] == shapes[pos_embed][-1] and 1 <= count <= _MAX_TOKENS:
+            shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(name, pos_embed, strict=False)))
+            tokens[kind] = max(tokens.get(kind, (-1, 0)), (len(shared), count))
+    counts = sorted((count, kind) for kind, (_, count) in tokens.items())
+    return {kind: count for count, kind in counts[:_MAX_NAMED]}
 
 
 def split_rows(
@@ -99,7 +105,7 @@ def _prefixes(tokens: Mapping[str, int], is_whole: bool) -> list[int]:
     Usual is a row for each token, as in timm's models, or, with no_embed_class, for none. Whoever names no token has
     none, or, in a file of position embeddings alone, perhaps a class token.
     """
-    placed = sum(count for name, count in tokens.items() if name.split(".")[-1] not in _UNPLACED)
+    placed = sum(count for name, count in tokens.items() if name not in _UNPLACED)
     if not tokens:
         return [0, 1] if is_whole else [1, 0]
     sums = {0}

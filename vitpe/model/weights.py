@@ -266,7 +266,7 @@ def _convert_pos_embed(
 ) -> None:
     shape = _shape(found, "pos_embed", "(1, 1 + N, D)")
     num_rows, width = shape[1:]
-    tokens = tokens_before_patches({key: tuple(tensor.shape) for key, tensor in found.items()}, width)
+    tokens = tokens_before_patches({key: tuple(tensor.shape) for key, tensor in found.items()}, "pos_embed")
     ours, beside = (facts.grid_size, None) if facts.is_ours else (None, facts.grid_size)
     if None not in (asked, ours) and asked != ours:
         raise VitpeError("its grid is {}x{}, not {}x{}".format(*ours or (), *asked or ()), f"do without {GRID_OPTION}")

@@ -47,13 +47,27 @@ def files_of(path: Path) -> list[Path]:
     pickles = sorted(file for file in _entries(path) if file.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise is_pickle(pickles[0])
-    raise VitpeError(f"no .safetensors checkpoint in {path}", "train one with `vitpe train`, or name the files")
+    raise VitpeError(f"no .safetensors checkpoint in {path}", _instead(path))
+
+
+def _instead(folder: Path) -> str:
+    """A hint for a folder without checkpoints: the runs in it, if there are any."""
+    runs = sorted(path for path in _entries(folder) if _is_file(path / "best.safetensors"))
+    if runs:
+        return f"name one of the runs in it: {', '.join(map(str, runs[:3]))}{', …' if len(runs) > 3 else ''}"
+    return "train one with `vitpe train`, or name the files"
 
 
 def weights_of(path: Path) -> Path:
-    """The file of whole weights that a path stands for: itself, or of a folder best.safetensors or the one model."""
-    if kind_of(path) != "folder":
-        return path
+    """The file of whole weights that a path stands for: itself, or of a folder best.safetensors or the one model.
+
+    VitpeError when there is none.
+    """
+    match kind_of(path):
+        case "file":
+            return path
+        case None:
+            raise VitpeError(f"no file {path}", "check the name")
     single = _single_files(path)
     for file in single:
         if file.name in ("best.safetensors", *_MODEL):
@@ -71,7 +85,7 @@ def no_single_model(folder: Path) -> VitpeError:
         return VitpeError(f"{folder} holds no checkpoint", error.hint)
     count = f"{len(files)} checkpoint{'s' if len(files) > 1 else ''}"
     run = folder.parent if folder.name == "ckpts" else folder
-    if run != folder and (run / "best.safetensors").is_file():
+    if run != folder and _is_file(run / "best.safetensors"):
         return VitpeError(f"{folder} is the history of a run, {count}", f"name the run, whose best is taken: {run}")
     return VitpeError(f"{folder} holds {count}, none of them called best.safetensors", f"name one: {files[-1]}")
 
@@ -91,7 +105,7 @@ def _single_files(folder: Path) -> list[Path]:
     """Checkpoints that lie in the folder itself."""
     files = [file for file in _entries(folder) if file.name.endswith((_SUFFIX, INDEX_SUFFIX))]
     has_index = any(file.name.endswith(INDEX_SUFFIX) for file in files)
-    files = [file for file in files if file.is_file() and not (has_index and _SHARD.fullmatch(file.name))]
+    files = [file for file in files if _is_file(file) and not (has_index and _SHARD.fullmatch(file.name))]
     return sorted(files, key=_natural_key)
 
 
@@ -99,7 +113,7 @@ def _nested_files(folder: Path) -> list[Path]:
     """One model of each folder below it."""
     found = []
     for below in _entries(folder):
-        models = [below / name for name in _MODEL if below.is_dir() and (below / name).is_file()]
+        models = [below / name for name in _MODEL if _is_file(below / name)]
         found += models[:1]
     return sorted(found, key=_natural_key)
 
@@ -110,6 +124,14 @@ def _entries(folder: Path) -> list[Path]:
         return [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
         raise VitpeError(f"cannot read {folder}: {error.strerror or error}", "check its permissions") from error
+
+
+def _is_file(path: Path) -> bool:
+    """False too where that cannot be known, in a folder that may not be entered."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _natural_key(path: Path) -> list[tuple[int, str]]:

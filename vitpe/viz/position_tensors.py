@@ -78,7 +78,7 @@ def read_embeddings(file: TensorFile, asked: Grid | None, stored: Grid | None = 
             f"{file.path} says that its grid is {stored[0]} x {stored[1]}, not {asked[0]} x {asked[1]}",
             hint="do without --grid",
         )
-    rows, notes = _split(file, num_rows, width, asked or stored)
+    rows, notes = _split(file, name, num_rows, asked or stored)
     if math.prod(rows.grid_size) > MAX_PATCHES:
         raise _too_large(file, f"{rows.grid_size[0]} x {rows.grid_size[1]} patches")
     if others:
@@ -149,12 +149,12 @@ def _is_of_another_network(name: str) -> bool:
     return any(other in name for other in OTHER_NETWORKS)
 
 
-def _split(file: TensorFile, num_rows: int, width: int, known: Grid | None) -> tuple[PatchRows, list[str]]:
+def _split(file: TensorFile, name: str, num_rows: int, known: Grid | None) -> tuple[PatchRows, list[str]]:
     """The rows of the patches, and what a user should know of how that was found."""
-    shapes = {name: entry.shape for name, entry in file.tensors.items() if not _is_of_another_network(name)}
-    tokens = tokens_before_patches(shapes, width)
-    is_whole = any(re.search(r"\.[0-9]+\.", name) for name in shapes)  # a numbered block
-    beside = None if known else facts_beside(file.path, file.tensors, width).grid_size
+    shapes = {key: entry.shape for key, entry in file.tensors.items() if not _is_of_another_network(key)}
+    tokens = tokens_before_patches(shapes, name)
+    is_whole = any(re.search(r"\.[0-9]+\.", key) for key in shapes)  # a numbered block
+    beside = None if known else facts_beside(file.path, file.tensors, shapes[name][-1]).grid_size
     try:
         rows = split_rows(num_rows, tokens, known=known, beside=beside, is_whole=is_whole)
     except VitpeError as error:
