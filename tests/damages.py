@@ -171,6 +171,40 @@ def make_a_value_infinite(rng: random.Random, data: bytes) -> bytes:
     return _join(header, values[:at] + bad + values[at + 4 :])
 
 
+def damage_json(rng: random.Random, values: Any) -> bytes:
+    """A small JSON file, edited, cut, flipped, nested or bloated; as it was in a third of the cases."""
+    if rng.random() < 0.3:
+        return json.dumps(values).encode()
+    for _ in range(rng.choice((1, 1, 3))):
+        values = _edit(rng, values)
+    data = json.dumps(values).encode("utf-8", "surrogatepass")
+    match rng.randrange(8):
+        case 0:
+            return data[: rng.randrange(len(data))]
+        case 1:
+            return _flip(rng, data, len(data))
+        case 2:
+            return rng.choice((b"[", b'{"a":')) * rng.choice((100, 100_000))
+        case 3:
+            return b"[" + b"[]," * rng.choice((1_000, 1_000, 1_000, 1_000_000)) + b"[]]"
+    return data
+
+
+def wrap_keys(rng: random.Random, data: bytes) -> bytes:
+    """A file with its keys as a wrapper or two have them, perhaps with other tensors beside; others as they are."""
+    try:
+        header, values = _split(data)
+        metadata = header.pop("__metadata__", {})
+        prefix = rng.choice(("model.", "module.", "a.b.", ".", "decoder.", "vit."))
+        some = {name for name in header if rng.random() < 0.8}
+        renamed = {prefix + name if name in some or rng.random() < 0.8 else name: header[name] for name in header}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return data
+    end = {"shape": [0], "dtype": "F32", "data_offsets": [len(values), len(values)]}
+    extra = rng.choice(({}, {"n_averaged": end}, {"ema.pos_embed": end}, {"teacher.cls_token": end}))
+    return _join({"__metadata__": metadata, **renamed, **extra}, values)
+
+
 DAMAGES = (
     flip_bits,
     flip_header_bits,

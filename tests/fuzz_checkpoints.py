@@ -3,10 +3,10 @@
     python -m tests.fuzz_checkpoints [--cases 10000] [--first 0]
 
 Case n is made from random.Random(n) alone, so that a number is all it takes to repeat one: --first n --cases 1. Each
-damaged file is read by every reader there is. A reader may accept it (a flipped bit of a weight is a weight) or raise a
-VitpeError of one short line that names the file; it may not raise or warn of anything else, take 5 seconds of processor
-time, or a gigabyte of memory. The counts are printed as one JSON object; the exit code is 1 when a reader did anything
-else.
+damaged file, beside which lie a damaged config.json and a damaged index, is read by every reader there is. A reader may
+accept it (a flipped bit of a weight is a weight) or raise a VitpeError of one short line that names the file; it may
+not raise or warn of anything else, take 5 seconds of processor time, or a gigabyte of memory. The counts are printed as
+one JSON object; the exit code is 1 when a reader did anything else.
 """
 
 import argparse
@@ -25,13 +25,20 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.damages import DAMAGES
+from tests.damages import DAMAGES, damage_json, wrap_keys
 from tests.helpers import COLOURS, Recorder, tiny_config
 from tests.limits import limit_memory, peak_memory, time_limit
 from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
-from vitpe.training.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint, write_tensors
+from vitpe.training.checkpoint import (
+    CheckpointInfo,
+    load_checkpoint,
+    load_foreign,
+    read_info,
+    save_checkpoint,
+    write_tensors,
+)
 from vitpe.training.distributed import Workers
 from vitpe.training.loop import Trainer
 from vitpe.training.plan import Plan
@@ -44,8 +51,19 @@ from vitpe.viz.numbers import Numbers, checkpoint_record
 MAX_SECONDS = 5
 MAX_BYTES = 1 << 30
 MAX_MESSAGE = 1000
-REGRESSIONS = (3, 10, 37, 107, 115, 169, 192, 242, 340, 1870)
+REGRESSIONS = (3, 10, 37, 107, 115, 169, 192, 242, 340, 364, 432, 1870)
 """Cases that once did what they may not."""
+
+
+CONFIG = {
+    "image_size": [16, 24],
+    "patch_size": 8,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "id2label": dict(enumerate(COLOURS)),
+    "pretrained_cfg": {"input_size": [3, 16, 24]},
+}
+"""What stands beside the file, damaged too; half of it as timm writes it."""
 
 
 @dataclass
@@ -72,7 +90,11 @@ class Bench:
         run = RunFolder(folder)
         self.path = run.state
         self.path.parent.mkdir()
-        self._named = (self.path, run.path)  # a state of other data is the run's fault, not the file's
+        self._config, self._index = (
+            self.path.with_name(name) for name in ("config.json", "model.safetensors.index.json")
+        )
+        # A state of other data is the run's fault, not the file's.
+        self._named = (self.path, self._index, run.path)
         plan = Plan.of(config.train, num_images=24)
         self._trainer = Trainer(
             config.train, model, info, plan, run, torch.device("cpu"), Workers(), Recorder(), "fingerprint"
@@ -97,13 +119,17 @@ class Bench:
             "init": lambda path: initialize(VisionTransformer(config.model), path, COLOURS, Recorder()),
             "load_state": lambda path: self._trainer.restore(load_state(path)),
             "viz": _numbers_of,
+            "index": lambda path: (_numbers_of(self._index), load_foreign(self._index)),
         }
 
     def run(self, case: int, tally: Tally) -> None:
         """Make the case's file and let every reader have it."""
         rng = random.Random(case)
         damage = rng.choice(DAMAGES)
-        self.path.write_bytes(damage(rng, rng.choice(self.whole)))
+        data = damage(rng, rng.choice(self.whole))
+        self.path.write_bytes(wrap_keys(rng, data) if case not in REGRESSIONS and rng.random() < 0.2 else data)
+        self._config.write_bytes(damage_json(rng, CONFIG))
+        self._index.write_bytes(damage_json(rng, {"metadata": {}, "weight_map": {"pos_embed": self.path.name}}))
         for name, read in self.readers.items():
             began = time.process_time()
             try:

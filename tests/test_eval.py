@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -385,6 +386,25 @@ def test_what_is_no_checkpoint(trained_run, celeba, tmp_path):
     called = call_vitpe("eval", tmp_path / "history.safetensors", "--data", celeba)
     assert called.code == 1
     assert "holds position embeddings only" in called.stderr
+
+
+def test_a_folder_of_checkpoints_names_what_can_be_scored(trained_run, celeba, tmp_path):
+    run, history = tmp_path / "all" / "run", tmp_path / "history"
+    shutil.copytree(trained_run, run)
+    shutil.copytree(trained_run / "ckpts", history)
+    (tmp_path / "x.safetensors").mkdir()
+    count = len(list(history.iterdir()))
+    last = max(history.iterdir())
+    for path, fact, hint in (
+        (run / "ckpts", f"is the history of a run, {count} checkpoints", f"name the run, whose best is taken: {run}"),
+        (history, f"holds {count} checkpoints, none of them called best.safetensors", f"name one: {last}"),
+        (tmp_path / "all", "holds no checkpoint", f"name one of the runs in it: {run}"),
+        (tmp_path / "x.safetensors", "holds no checkpoint", "train one"),
+    ):
+        for command in (["eval", "--data", celeba], ["predict", "a.jpg", "--checkpoint"], ["export"]):
+            called = call_vitpe(*command, path)
+            assert called.code == 1
+            assert called.stderr.startswith(f"error: {path} {fact}\nhint: {hint}")
 
 
 def test_data_that_cannot_be_read(trained_run, tmp_path):

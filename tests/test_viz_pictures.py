@@ -280,6 +280,13 @@ def test_equal_frames_keep_their_time(tmp_path):
     assert gif_blocks(path.read_bytes())[1] == [20, 90]
 
 
+@pytest.mark.parametrize(("asked", "hundredths"), [(25, 3), (155, 16), (44, 4), (99, 10), (20, 2), (59_999, 6000)])
+def test_times_of_a_gif_are_rounded(tmp_path, asked, hundredths):
+    frames = np.stack([np.full((20, 30), level, dtype=np.uint8) for level in range(3)])
+    path = write_animation(frames, PALETTE, Timing(asked, asked), "gif", tmp_path / "a")
+    assert gif_blocks(path.read_bytes())[1] == [hundredths] * 3
+
+
 def test_webp_and_pngs_are_lossless(tmp_path):
     frames = np.random.default_rng(0).integers(0, TRANSPARENT, (3, 20, 31), dtype=np.uint8)
     path = write_animation(frames, PALETTE, Timing(100, 900), "webp", tmp_path / "a")

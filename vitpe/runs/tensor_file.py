@@ -169,8 +169,11 @@ def _shards(index: Path) -> list[Path]:
     if not files or len(files) > MAX_SHARDS:
         raise VitpeError(f"{index} names {len(files)} files", f"1 to {MAX_SHARDS} are expected")
     for name in files:
-        if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", "..") or "\0" in name:  # noqa: PTH119
-            raise VitpeError(f"{index} names {str(name)[:100]!r}", "names of files in its own folder are expected")
+        plain = isinstance(name, str) and name.isprintable() and len(name) <= 255 and Path(name).name == name
+        if not plain:
+            raise VitpeError(
+                f"{index} names '{printable(str(name)[:100])}'", "names of files in its own folder are expected"
+            )
     return [index.parent / name for name in sorted(files)]
 
 
