@@ -40,11 +40,10 @@ def describe_device(device: torch.device) -> str:
 
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether it multiplies in bfloat16 by itself, and so faster than in float32: GPUs since compute capability 8.0,
-    and CPUs with AMX or AVX-512's own instructions. Others emulate it.
+    and CPUs with AMX or AVX-512's own instructions. Others emulate it. A GPU must be this thread's current one.
     """
     if device.type == "cuda":
-        with torch.cuda.device(device):  # each thread has a current one of its own
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     on_cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return device.type == "cpu" and on_cpu
 

@@ -57,7 +57,6 @@ class CompiledOrNot(nn.Module):
         """As the plain module."""
         if self._compiled is not None and not self._tried:
             self._tried = True
-            self._tell("compiling the model: a minute or two")
             try:
                 self._try(self._compiled, patches, keep)
             except Exception as error:

@@ -92,11 +92,13 @@ class Trainer:
         self._loss_sum = torch.zeros((), device=device)
         self._state_saved_at = time.monotonic()
         run_id = None if folder.identity is None else folder.identity.id
-        self.progress = Progress(
-            fingerprint,
-            run_id=run_id,
-            machine=Machine.here(choose_precision(config, device), device, workers.world_size),
-        )
+        self.progress = Progress(fingerprint, run_id=run_id)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What this process computes on, and how."""
+        precision = choose_precision(self._config, self._device)
+        return Machine.here(precision, self._device, self._workers.world_size)
 
     @cached_property
     def _optimizers(self) -> Optimizers:
@@ -119,7 +121,7 @@ class Trainer:
         All workers must ask for it at the same step.
         """
         return TrainState(
-            progress=self.progress,
+            progress=replace(self.progress, machine=self.machine),
             model=_copies(self._model.state_dict()),
             average=_copies(self._average.tensors) if self._average is not None else {},
             optimizer=_copies(self._optimizers.state_tensors()) if self.step else {},
@@ -147,7 +149,7 @@ class Trainer:
             self._average.tensors = {name: value.to(self._device) for name, value in state.average.items()}
         same_workers = len(state.loss_sums) == self._workers.world_size
         self._loss_sum.copy_(state.loss_sums[self._workers.rank] if same_workers else state.loss_sums.mean())
-        self.progress = replace(before, run_id=here.run_id, machine=here.machine)
+        self.progress = replace(before, run_id=here.run_id)
         if not self.finished:
             self._check(state.whitening, self._expected_whitening() if self.step else {})
             if state.whitening:
@@ -227,6 +229,7 @@ class Trainer:
         precision = choose_precision(self._config, self._device)
         forward: nn.Module = TrainForward(self._model, self._info.mean, self._info.std, precision)
         if choose_compile(self._config, self._device, self._operations()):
+            self._reporter.note("compiling the model: a minute or two")
             forward = CompiledOrNot(forward, self._reporter.note)
         return self._workers.wrap(forward)
 

@@ -231,7 +231,7 @@ def initialize(
 
 def _resume(trainer: Trainer, run: RunFolder, workers: Workers, reporter: Reporter) -> None:
     state = load_state(run.state)
-    here = trainer.progress.machine
+    here = trainer.machine
     trainer.restore(state)
     num_steps = trainer.plan.num_steps
     if not workers.agree(trainer.step):
