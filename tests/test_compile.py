@@ -112,13 +112,17 @@ def test_a_compiled_run_learns_as_a_plain_one(
 
 def test_without_a_compiler_the_run_is_the_same(celeba: Path, tmp_path: Path) -> None:
     runs = []
-    cache = str(tmp_path / "cache")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    folders = {"HOME": str(tmp_path), "XDG_CACHE_HOME": "", "TORCHINDUCTOR_CACHE_DIR": "", "TMPDIR": str(temporary)}
     for asked in ("off", "on"):
         runs.append(tmp_path / asked)
         options = tiny_options(celeba, train__compile=asked)
-        done = run_vitpe("train", *options, "--run", runs[-1], CXX="/nonexistent", TORCHINDUCTOR_CACHE_DIR=cache)
+        done = run_vitpe("train", *options, "--run", runs[-1], CXX="/nonexistent", **folders)
         assert done.code == 0, done.stderr
         assert ("torch.compile failed" in done.stderr) == (asked == "on")
+    assert (tmp_path / ".cache" / "vitpe").is_dir(), done.stderr
+    assert not list(temporary.glob("torchinductor*"))  # a name that anybody can guess, and lay pickles there
     off, on = (read_tensors(run / "best.safetensors") for run in runs)
     assert off.keys() == on.keys()
     assert all(torch.equal(off[name], on[name]) for name in off)

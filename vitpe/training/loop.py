@@ -38,6 +38,7 @@ from vitpe.training.checkpoint import (
     read_info,
     save_checkpoint,
 )
+from vitpe.training.compile_cache import use_private_cache
 from vitpe.training.distributed import Workers
 from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
@@ -229,6 +230,7 @@ class Trainer:
         precision = choose_precision(self._config, self._device)
         forward: nn.Module = TrainForward(self._model, self._info.mean, self._info.std, precision)
         if choose_compile(self._config, self._device, self._operations()):
+            use_private_cache(self._reporter.note)
             self._reporter.note("compiling the model: a minute or two")
             forward = CompiledOrNot(forward, self._reporter.note)
         return self._workers.wrap(forward)
