@@ -1,7 +1,8 @@
 """The training loop: batches → updates, a log, checkpoints, and a state to resume from.
 
 After step t everything that follows is a function of the state and t: the data order, the crops and the random
-draws of step t come from (seed, t). So a run that was cut and resumed ends bit for bit where the uncut one ends.
+draws of step t come from (seed, t). So a run that was cut and resumed ends where the uncut one ends: bit for bit on
+CPUs; on GPUs the backward passes of attention and convolutions may add in an order of their own.
 
 What a step leaves is written in this order: its row of the log, its file of the history, the state, the best
 checkpoint. A state therefore finds all that came before it on disk; what lies beyond it is written again, and a best
