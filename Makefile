@@ -40,10 +40,10 @@ bench: $(STAMP)
 
 # Kill training at every moment a hundred times, damage checkpoints, images, archives and tables ten thousand times.
 torture: $(STAMP)
-	$(BIN)/python -m tests.torture --kills 150 --points 200
-	$(BIN)/python -m tests.fuzz_checkpoints --cases 10000
-	$(BIN)/python -m tests.fuzz_images 10000
-	$(BIN)/python -m tests.fuzz_data --cases 10000
+	$(BIN)/python -m tests.fuzz.torture --kills 150 --points 200
+	$(BIN)/python -m tests.fuzz.checkpoints --cases 10000
+	$(BIN)/python -m tests.fuzz.images 10000
+	$(BIN)/python -m tests.fuzz.data --cases 10000
 
 # The README's pictures, and the outputs under its commands, from a model that is trained for it: five minutes.
 docs: $(STAMP)

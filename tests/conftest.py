@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.answers import NAMES, answers
 from tests.helpers import train_tiny, write_celeba
-from tests.in_process import Called, call_vitpe
-from vitpe.scoring.compare import Comparison, compare
-from vitpe.scoring.metrics import Scores, score
+from tests.helpers.answers import NAMES, answers
+from tests.helpers.in_process import Called, call_vitpe
+from vitpe.metrics.comparison import Comparison, compare
+from vitpe.metrics.scores import Scores, score
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from tests.helpers import contents
-from tests.in_process import call_vitpe
+from tests.helpers.in_process import call_vitpe
 from vitpe.errors import UsageError, VitpeError
+from vitpe.inference.predictions import predict_record
 from vitpe.outputs import check_output, refuse_foreign
-from vitpe.scoring.records import predict_record, predictions_csv
-from vitpe.training.run_folder import RunFolder
+from vitpe.reporting.records import predictions_csv
+from vitpe.runs.folder import RunFolder
 from vitpe.viz.colours import make_palette
 from vitpe.viz.gif import png, write_animation
 from vitpe.viz.options import Timing
@@ -31,8 +32,8 @@ def never(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".onnx"])
 def test_files_of_a_run_and_inputs_stay(own, celeba, tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr("vitpe.scoring.run.evaluate", never)
-    monkeypatch.setattr("vitpe.export.export_onnx", never)
+    monkeypatch.setattr("vitpe.inference.evaluate.evaluate", never)
+    monkeypatch.setattr("vitpe.inference.export.export_onnx", never)
     (own / "mine.pdf").write_bytes(b"%PDF")
     (own / f"mine{suffix}").write_bytes(b"not vitpe's")
     (own / f"link{suffix}").symlink_to("best.safetensors")
@@ -78,7 +79,7 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["pe_final.png", "pe_similarity.gif", "pe_similarity.html", "pe_norms.png"])
 def test_pictures_of_the_users_own_stay(trained_run, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("vitpe.viz.run.FramePainter", never)
+    monkeypatch.setattr("vitpe.viz.visualize.FramePainter", never)
     (tmp_path / name).write_bytes(b"a holiday")
     called = call_vitpe("viz-pe", trained_run, "--out", tmp_path, "--html")
     assert called.code == 2

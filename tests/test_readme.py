@@ -13,8 +13,8 @@ import typer
 
 from tests.docs.readme import README, blocks, inline_commands, preset_table, rewrite, run_on_terminal, run_script
 from tests.helpers import REPOSITORY
-from tests.in_process import call_vitpe
-from vitpe.cli import app
+from tests.helpers.in_process import call_vitpe
+from vitpe.cli.app import app
 
 TEXT = README.read_text()
 COMMANDS = [command for block in blocks(TEXT) for command, _ in block.commands()]

@@ -9,9 +9,9 @@ from typing import TextIO
 
 import typer
 
-from vitpe.cli import app
+from vitpe.cli.app import app
+from vitpe.cli.options import explain
 from vitpe.errors import VitpeError
-from vitpe.options import explain
 from vitpe.text import brief
 
 _FAILED_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -73,7 +73,7 @@ class _Notes(io.TextIOWrapper):
 
 
 def _report(error: VitpeError) -> int:
-    from vitpe.console import show_error
+    from vitpe.cli.console import show_error
 
     show_error(error)
     return error.exit_code

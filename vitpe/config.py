@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from vitpe import celeba
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds, after, check_bounds, from_json, require, to_json
 from vitpe.text import brief
 
 DRAWN_FACES = "drawn_faces"
-
-CELEBA_MEAN = (0.5061, 0.4254, 0.3828)
-CELEBA_STD = (0.3105, 0.2903, 0.2896)
 
 STEM_STRIDE = 8  # of a stem's last features: three convolutions, each halving the sides
 
@@ -108,8 +106,8 @@ class DataConfig:
     num_train: Annotated[int | None, _NUM_IMAGES] = None
     num_valid: Annotated[int | None, _NUM_IMAGES] = None
     store: Literal["auto", "device", "memory", "disk"] = "auto"
-    mean: Annotated[tuple[float, float, float], Bounds(0, 1)] = CELEBA_MEAN
-    std: Annotated[tuple[float, float, float], Bounds(0.001, 10)] = CELEBA_STD
+    mean: Annotated[tuple[float, float, float], Bounds(0, 1)] = celeba.MEAN
+    std: Annotated[tuple[float, float, float], Bounds(0.001, 10)] = celeba.STD
     flip: bool | None = None
 
     def __post_init__(self) -> None:

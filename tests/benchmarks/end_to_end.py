@@ -86,7 +86,7 @@ def peer(celeba: Path, name: str, steps: int, precision: str) -> float:
     from torch.utils.data import DataLoader, Dataset
     from torchvision.transforms import v2
 
-    from vitpe.config import CELEBA_MEAN, CELEBA_STD
+    from vitpe.celeba import MEAN, STD
     from vitpe.data.celeba import find_celeba, read_celeba
 
     width, depth, heads, batch = MODELS[name]
@@ -98,7 +98,7 @@ def peer(celeba: Path, name: str, steps: int, precision: str) -> float:
             v2.RandomCrop((208, 176)),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(CELEBA_MEAN, CELEBA_STD),
+            v2.Normalize(MEAN, STD),
         ]
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,7 @@ class FixedBatch(Batches):
 
 def main() -> None:
     from vitpe.__main__ import main as vitpe
-    from vitpe.training import run
+    from vitpe.training import train as run
 
     run.Batches = FixedBatch  # type: ignore[misc]
     vitpe()

@@ -23,14 +23,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig, preset
+from vitpe.celeba import MEAN, STD
+from vitpe.config import ModelConfig, preset
 from vitpe.data.batches import Batch, Batches
 from vitpe.data.celeba import read_celeba
 from vitpe.data.images import normalize
+from vitpe.metrics.scores import score
+from vitpe.metrics.thresholds import sigmoid
+from vitpe.model.answers import predict_split
 from vitpe.model.vit import num_parameters
-from vitpe.scoring.evaluate import predict_split
-from vitpe.scoring.metrics import score
-from vitpe.scoring.thresholds import sigmoid
 
 CPU = torch.device("cpu")
 IMG_SIZE = (208, 176)
@@ -134,7 +135,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._precision():
-            logits = self.model(normalize(batch.images, CELEBA_MEAN, CELEBA_STD)).float()
+            logits = self.model(normalize(batch.images, MEAN, STD)).float()
         loss = binary_cross_entropy_with_logits(logits, batch.labels.float(), pos_weight=self.pos_weight)
         loss.backward()
         self.optimizer.step()
@@ -184,7 +185,7 @@ def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | 
     minutes = (time.perf_counter() - began) / 60
     training.model.eval()
     chunks = Batches(valid, crop_size=IMG_SIZE, batch_size=64, device=CPU)
-    logits, labels = predict_split(training.model, chunks.once(), CELEBA_MEAN, CELEBA_STD)
+    logits, labels = predict_split(training.model, chunks.once(), MEAN, STD)
     means = score(sigmoid(logits), labels, valid.attributes, num_resamples=0).means
     seen = num_steps * recipe.batch_size
     return {

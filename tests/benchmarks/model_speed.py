@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tests.benchmarks.measure import Row, compare
-from vitpe.config import CELEBA_MEAN, CELEBA_STD, ModelConfig, TrainConfig
+from vitpe.celeba import MEAN, STD
+from vitpe.config import ModelConfig, TrainConfig
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.forward import TrainForward, choose_precision
 
@@ -56,7 +57,7 @@ def _training(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = Fal
 
 
 def _training_as_shipped(model: VisionTransformer, batch: int, labels: Tensor) -> Callable[[], float]:
-    forward = TrainForward(model, CELEBA_MEAN, CELEBA_STD, "bf16")
+    forward = TrainForward(model, MEAN, STD, "bf16")
     images = torch.randint(0, 256, (batch, 3, *IMG_SIZE), dtype=torch.uint8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 

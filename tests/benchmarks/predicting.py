@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.measure import Row, rows
-from vitpe.config import CELEBA_MEAN, CELEBA_STD, preset
-from vitpe.data.celeba import ATTRIBUTES, find_celeba, read_celeba
+from vitpe.celeba import ATTRIBUTES, MEAN, STD
+from vitpe.config import preset
+from vitpe.data.celeba import find_celeba, read_celeba
 from vitpe.data.images import normalize
+from vitpe.inference.inputs import Input
+from vitpe.inference.predict import load_predictor, predict_files
 from vitpe.model.vit import VisionTransformer
-from vitpe.scoring import records
-from vitpe.scoring.inputs import Input
-from vitpe.scoring.predict import load_predictor, predict_files
-from vitpe.training.checkpoint import CheckpointInfo, save_checkpoint
+from vitpe.reporting import records
+from vitpe.runs.checkpoint import CheckpointInfo, save_checkpoint
 
 NUM_IMAGES = 10_000
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def measure(celeba: Path, num_images: int = NUM_IMAGES, repeats: int = 3, preset
         checkpoint = Path(folder) / "model.safetensors"
         model = _write_model(checkpoint, preset_name)
         predictor = load_predictor(checkpoint, CPU)
-        images = normalize(torch.zeros((64, 3, *model.config.img_size), dtype=torch.uint8), CELEBA_MEAN, CELEBA_STD)
+        images = normalize(torch.zeros((64, 3, *model.config.img_size), dtype=torch.uint8), MEAN, STD)
 
         def vitpe() -> int:
             inputs = map(Input, islice(cycle(map(str, files)), num_images))
@@ -134,7 +135,7 @@ def _write_model(path: Path, preset_name: str) -> VisionTransformer:
     model = VisionTransformer(preset(preset_name).model).eval()
     count = len(ATTRIBUTES)
     info = CheckpointInfo(
-        model.config, ATTRIBUTES, CELEBA_MEAN, CELEBA_STD, (0.5,) * count, (218, 178), 0, 0, 0, data_source="celeba"
+        model.config, ATTRIBUTES, MEAN, STD, (0.5,) * count, (218, 178), 0, 0, 0, data_source="celeba"
     )
     save_checkpoint(path, model.state_dict(), info)
     return model

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from tests.in_process import call_vitpe
+from tests.helpers.in_process import call_vitpe
 
 GPU = ctypes.CDLL(os.environ["LD_PRELOAD"])
 GPU.noop_gpu_count.restype = ctypes.c_long

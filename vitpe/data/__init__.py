@@ -1,1 +1,1 @@
-"""Images and labels: files or drawn faces → batches on the device."""
+"""Files → samples → batches."""

@@ -9,22 +9,13 @@ from typing import Final
 
 import numpy as np
 
+from vitpe.celeba import SIZE
 from vitpe.data.file_samples import FileSamples, FolderFiles
 from vitpe.data.image_folder import check_folder, list_folder
 from vitpe.data.label_table import Values, check_attributes, open_table
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
 
-ATTRIBUTES: Final = tuple(
-    """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair
-    Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male
-    Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks
-    Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
-    Wearing_Necktie Young""".split()
-)
-SIZE: Final = (218, 178)
-"""(height, width) of every published image."""
-NUM_PUBLISHED: Final = 202_599
 _SPLIT_CODES: Final = {"0": "train", "1": "valid", "2": "test"}
 _FOLDERS: Final = ("", "Anno", "Eval", "Img", "celeba", "img_align_celeba")
 _IMAGE_FOLDERS: Final = ("img_align_celeba", "img_align_celeba_png")

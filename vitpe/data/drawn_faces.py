@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitpe.celeba import ATTRIBUTES
 from vitpe.config import SEEDS
-from vitpe.data.celeba import ATTRIBUTES
-from vitpe.data.face_attributes import draw_attributes, uniforms
-from vitpe.data.face_canvas import HEIGHT, NUM_NUISANCES, WIDTH
-from vitpe.data.face_painting import paint_faces
 from vitpe.errors import UsageError, VitpeError
+from vitpe.faces.attributes import draw_attributes, uniforms
+from vitpe.faces.canvas import HEIGHT, NUM_NUISANCES, WIDTH
+from vitpe.faces.painting import paint_faces
 from vitpe.fields import Bounds, require
 from vitpe.files import write_atomic
 

@@ -1,1 +1,1 @@
-"""The Vision Transformer: batches → logits."""
+"""Pixels → patches → tokens → logits. Tensors only: no files, no printing."""

@@ -1,1 +1,1 @@
-"""What training leaves on disk, ours and other people's, read without torch."""
+"""A run's folder: configuration, log, checkpoints and state; who may write, and the one parser of their metadata."""

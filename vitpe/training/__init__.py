@@ -1,1 +1,1 @@
-"""Model + data → checkpoints and a log."""
+"""Model and data → a run's checkpoints, log and state."""

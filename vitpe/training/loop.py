@@ -26,12 +26,11 @@ from vitpe.data.batches import Batch, Batches
 from vitpe.data.images import normalize
 from vitpe.device import seed_draws
 from vitpe.errors import VitpeError
+from vitpe.metrics.scores import score
+from vitpe.metrics.thresholds import sigmoid
+from vitpe.model.answers import predict_split
 from vitpe.model.vit import VisionTransformer, num_parameters
-from vitpe.scoring.evaluate import predict_split
-from vitpe.scoring.metrics import score
-from vitpe.scoring.thresholds import sigmoid
-from vitpe.training.background import Interrupted, StopRequest, Writer
-from vitpe.training.checkpoint import (
+from vitpe.runs.checkpoint import (
     HISTORY_KEYS,
     CheckpointInfo,
     check_finite,
@@ -39,15 +38,16 @@ from vitpe.training.checkpoint import (
     read_info,
     save_checkpoint,
 )
+from vitpe.runs.folder import RunFolder
+from vitpe.runs.state import Machine, Progress, TrainState, save_state
+from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.compile_cache import use_private_cache
-from vitpe.training.distributed import Workers
 from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.peers import STEP
 from vitpe.training.plan import Plan
-from vitpe.training.run_folder import RunFolder
-from vitpe.training.state import Machine, Progress, TrainState, save_state
 from vitpe.training.whitening import NUM_IMAGES, Whitening
+from vitpe.training.workers import Workers
 
 STATE_INTERVAL_SECONDS = 60.0
 

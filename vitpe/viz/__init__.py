@@ -1,1 +1,1 @@
-"""Checkpoint history → pictures of what position embeddings learned. numpy only."""
+"""Checkpoint history → similarity → pictures of position embeddings, without torch."""

@@ -7,11 +7,10 @@ the random crops of training.
 
 from dataclasses import dataclass
 
-STORED_SIZE = (218, 178)
-LEFT_EYE = (111, 69)
-RIGHT_EYE = (111, 108)
+from vitpe.celeba import LEFT_EYE, RIGHT_EYE, SIZE
+
 # An eye's opening is about 30 mm wide and 10 mm high where the pupils are 63 mm apart.
-EYE_SIZE = (10 / 63 * (RIGHT_EYE[1] - LEFT_EYE[1]), 30 / 63 * (RIGHT_EYE[1] - LEFT_EYE[1]))
+EYE_SIZE = (10 / 63 * (RIGHT_EYE[0] - LEFT_EYE[0]), 30 / 63 * (RIGHT_EYE[0] - LEFT_EYE[0]))
 # A row or column of patches belongs to an eye when the eye takes this share of it, or it this share of the eye.
 MIN_SHARE = 0.25
 
@@ -36,11 +35,11 @@ def face_geometry(img_size: tuple[int, int], patch_size: int) -> FaceGeometry | 
 
     None when the crop is larger than the image, as then it was resized, or when it cuts off an eye.
     """
-    top, left = ((stored - size) / 2 for stored, size in zip(STORED_SIZE, img_size, strict=True))
+    top, left = ((stored - size) / 2 for stored, size in zip(SIZE, img_size, strict=True))
     if top < 0 or left < 0:
         return None
     # The centre of pixel x is x + 0.5 from the image's edge.
-    centres = [((y + 0.5 - top) / patch_size, (x + 0.5 - left) / patch_size) for y, x in (LEFT_EYE, RIGHT_EYE)]
+    centres = [((y + 0.5 - top) / patch_size, (x + 0.5 - left) / patch_size) for x, y in (LEFT_EYE, RIGHT_EYE)]
     height, width = EYE_SIZE[0] / patch_size, EYE_SIZE[1] / patch_size
     num_rows, num_columns = img_size[0] // patch_size, img_size[1] // patch_size
     eyes = [

@@ -1,0 +1,221 @@
+"""Two workers on the CPU: what one makes, they make together; one writes; when one fails, one of them says so."""
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fuzz.torture import comparable
+from tests.helpers import Finished, contents, log_rows, run_python, start_python, tiny_options, train_tiny
+from tests.helpers.in_process import call_vitpe
+from vitpe.runs.checkpoint import read_tensors
+from vitpe.runs.folder import TIMING_COLUMNS, RunFolder
+from vitpe.runs.state import load_state
+
+# Muon works in bfloat16, where the last bits of a sum are a hundredth of an update: AdamW shows sums alone.
+VALUES = {"train__muon_lr": None}
+JOINED = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def torchrun(folder: Path, *arguments: str | Path) -> Finished:
+    """Two workers in `folder`."""
+    options = ("--standalone", "--nproc-per-node=2", "-m", "--")
+    return run_python("-m", "torch.distributed.run", *options, *arguments, cwd=folder)
+
+
+def by_hand(
+    *arguments: str | Path, folders: tuple[Path, Path] | None = None, during: Callable[[list], None] = lambda _: None
+) -> list[Finished]:
+    """Two workers that no torchrun kills when one of them fails, each in its folder. during: is given the processes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                start_python(
+                    "-m",
+                    *arguments,
+                    cwd=folders[rank] if folders else None,
+                    **JOINED | {"RANK": str(rank), "MASTER_PORT": port, "PATIENCE": "4"},
+                )
+            )
+            for rank in (0, 1)
+        ]
+        during(workers)
+        written = [worker.communicate(timeout=100) for worker in workers]
+        return [Finished(worker.returncode, *texts) for worker, texts in zip(workers, written, strict=True)]
+
+
+def errors(done: list[Finished]) -> list[str]:
+    """Every error that the workers tell, with their hints."""
+    lines = [line for one in done for line in one.stderr.splitlines()]
+    assert not any("Traceback" in line for line in lines)
+    return [line for line in lines if line.startswith(("error:", "hint:"))]
+
+
+@pytest.fixture(scope="module")
+def together(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Finished]:
+    """A run of two workers, and what it printed."""
+    folder = tmp_path_factory.mktemp("together")
+    done = torchrun(folder, "vitpe", "train", *tiny_options(celeba, **VALUES))
+    assert done.code == 0, done.stderr
+    return RunFolder(folder / "runs"), done
+
+
+def test_two_workers_make_the_weights_of_one(
+    celeba: Path, together: tuple[RunFolder, Finished], tmp_path: Path
+) -> None:
+    run, alone = together[0], RunFolder(tmp_path / "runs")
+    train_tiny(celeba, alone.path, **VALUES)
+    assert contents(run.path).keys() == contents(alone.path).keys()
+    for path in (alone.best, *alone.checkpoints.iterdir()):
+        ours, expected = read_tensors(run.path / path.relative_to(alone.path)), read_tensors(path)
+        assert ours.keys() == expected.keys()
+        for name in expected:
+            torch.testing.assert_close(ours[name], expected[name], rtol=0, atol=1e-5)
+    for row, expected_row in zip(log_rows(run.path), log_rows(alone.path), strict=True):
+        for column in row.keys() - set(TIMING_COLUMNS):
+            assert float(row[column] or -1) == pytest.approx(float(expected_row[column] or -1), abs=1e-5), column
+
+
+def test_one_worker_speaks_and_writes(together: tuple[RunFolder, Finished]) -> None:
+    run, done = together
+    assert json.loads(done.stdout)["step"] == 12
+    assert done.stderr.count("2 workers") == 1
+    assert done.stderr.count("valid accuracy") == 3
+    assert [int(row["step"]) for row in log_rows(run.path)] == list(range(1, 13))
+
+
+def test_a_killed_worker_ends_the_run_which_can_be_resumed(
+    celeba: Path, together: tuple[RunFolder, Finished], tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "runs")
+    died = by_hand(
+        "tests.helpers.distributed_worker",
+        "killed",
+        "1",
+        "7",
+        "train",
+        *tiny_options(celeba, **VALUES),
+        "--run",
+        run.path,
+    )
+    assert [worker.code for worker in died] == [1, -signal.SIGKILL]
+    assert errors(died) == [
+        "error: rank 1 of this run is gone",
+        "hint: see its own message; continue with the same command and --resume",
+    ]
+    state = load_state(run.state)
+    assert state.progress.step == 5
+    assert len(state.loss_sums) == 2
+    done = torchrun(tmp_path, "vitpe", "train", "--resume", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert "goes on after step 5 of 12" in done.stderr
+    assert comparable(run.path) == comparable(together[0].path)
+
+
+@pytest.mark.parametrize(
+    ("what", "rank", "message"),
+    [
+        ("disk", "0", "cannot write"),
+        ("memory", "1", "too little memory"),
+    ],
+)
+def test_the_failure_of_one_worker_ends_all_with_one_message(
+    celeba: Path, tmp_path: Path, what: str, rank: str, message: str
+) -> None:
+    options = [*tiny_options(celeba, train__steps=100_000, train__num_checkpoints=500), "--run", tmp_path / "runs"]
+    done = by_hand("tests.helpers.distributed_worker", what, rank, "3", "train", *options)
+    assert [worker.code for worker in done] == [1, 1]
+    told = errors(done)
+    assert len(told) == 2
+    assert message in told[0]
+    assert told[0] in done[int(rank)].stderr
+
+
+def test_data_that_one_worker_cannot_read_ends_all_with_one_message(celeba: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    options = tiny_options(celeba.name)
+    done = by_hand("vitpe", "train", *options, "--run", tmp_path / "runs", folders=(celeba.parent, tmp_path))
+    assert [worker.code for worker in done] == [1, 1] or [worker.code for worker in done] == [2, 2]
+    told = errors(done)
+    assert len(told) == 2
+    assert told[0] in done[1].stderr
+
+
+def test_a_wrong_usage_of_all_workers_is_told_once(celeba: Path, tmp_path: Path) -> None:
+    options = [*tiny_options(celeba, train__batch_size=7), "--run", tmp_path / "runs"]
+    done = by_hand("vitpe", "train", *options)
+    assert [worker.code for worker in done] == [2, 2]
+    assert errors(done) == [
+        "error: batch size 7 cannot be shared by 2 workers",
+        "hint: choose a multiple of the number of workers: --batch-size",
+    ]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_hangs_is_named(celeba: Path, tmp_path: Path, rank: int) -> None:
+    told: list[str] = []
+
+    def watch(workers: list) -> None:
+        """Wake the worker that was stopped when the other has told of it."""
+        enough = threading.Timer(60, workers[1 - rank].kill)
+        enough.start()
+        for line in iter(workers[1 - rank].stderr.readline, ""):
+            told.append(line)
+            if "sign of life" in line:
+                break
+        enough.cancel()
+        workers[rank].send_signal(signal.SIGCONT)
+
+    options = [*tiny_options(celeba), "--run", tmp_path / "runs"]
+    done = by_hand("tests.helpers.distributed_worker", "stopped", str(rank), "3", "train", *options, during=watch)
+    assert [worker.code for worker in done] == [0, 0]
+    assert told[-1].startswith(f"waiting for rank {rank}, without a sign of life for ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": ""}, "WORLD_SIZE is 2 and RANK is not set"),
+        ({"MASTER_ADDR": ""}, "WORLD_SIZE is 2 and MASTER_ADDR is not set"),
+        ({"MASTER_PORT": ""}, "WORLD_SIZE is 2 and MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', not a number from 1 to 65535"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', not a number from 1 to 65535"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', not a number from 1 to 65535"),
+        ({"WORLD_SIZE": "9" * 50}, f"WORLD_SIZE is '{'9' * 40}', not a number from 1 to 65535"),
+        ({"WORLD_SIZE": "", "RANK": "1"}, "RANK is 1 where WORLD_SIZE is not set"),
+        ({"RANK": "2"}, "RANK is 2 where WORLD_SIZE is 2"),
+        ({"RANK": "1.5"}, "RANK is '1.5', not a number from 0 to 65535"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x', not a number from 0 to 65535"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http', not a number from 1 to 65535"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT is '70000', not a number from 1 to 65535"),
+        ({"MASTER_ADDR": "no.such.invalid"}, "MASTER_ADDR 'no.such.invalid' is no known machine"),
+    ],
+    ids=str,
+)
+def test_variables_that_torchrun_would_not_set_are_wrong_usage(variables: Mapping[str, str], message: str) -> None:
+    done = call_vitpe("train", **JOINED | variables)
+    assert done.code == 2
+    assert done.stderr.splitlines()[0] == f"error: {message}"
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_busy_port_is_wrong_usage() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = call_vitpe("train", **JOINED | {"MASTER_PORT": str(port)})
+    assert done.code == 2
+    assert done.stderr.splitlines() == [
+        f"error: cannot listen at 127.0.0.1, port {port} (MASTER_ADDR, MASTER_PORT): the port is in use",
+        "hint: set MASTER_PORT to a free one, the same for all workers",
+    ]

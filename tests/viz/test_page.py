@@ -1,0 +1,189 @@
+"""The page: complete in itself, its numbers those of the checkpoints, and alive in a browser."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.helpers.viz_history import write_run
+from vitpe.viz.colours import ColourScale
+from vitpe.viz.history import load_history
+from vitpe.viz.html import page, quantise
+from vitpe.viz.numbers import checkpoint_record, random_numbers
+from vitpe.viz.similarity import cosine_similarity
+
+LOW, HIGH = -0.5, 0.9
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    return load_history([write_run(tmp_path_factory.mktemp("page") / "runs", num_frames=4, width=16, last_step=3000)])
+
+
+@pytest.fixture(scope="module")
+def text(history):
+    random = random_numbers(16, history[0].grid_size, history[0].face)
+    records = [checkpoint_record(checkpoint, random) for checkpoint in history]
+    return page(history, records, ColourScale(LOW, HIGH), "viridis", 150)
+
+
+def embedded(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_nothing_is_loaded_from_elsewhere(text):
+    assert "default-src 'none'" in text
+    assert not re.findall(r"(?:src|href)\s*=", text)
+    assert not re.findall(r"https?://|url\(|@import|fetch\(|XMLHttpRequest", text)
+
+
+def test_the_similarities_are_in_it(history, text):
+    data = embedded(text)
+    assert data["grid_size"] == [13, 11]
+    assert [frame["label"] for frame in data["frames"]] == ["step 0", "step 1,000", "step 2,000", "step 3,000"]
+    assert not data["frames"][0]["defined"]
+    for checkpoint, frame in zip(history, data["frames"], strict=True):
+        steps = np.frombuffer(base64.b64decode(frame["pairs"]), "<u2").astype(float)
+        values = np.where(steps == 65535, np.nan, frame["low"] + steps / 65534 * (frame["high"] - frame["low"]))
+        expected = cosine_similarity(checkpoint.embeddings)[np.triu_indices(143, k=1)]
+        np.testing.assert_allclose(values, expected, atol=3e-5)
+
+
+def test_quantised_pairs_can_be_undefined_or_all_alike():
+    similarity = np.full((3, 3), 0.5)
+    pairs, low, high = quantise(similarity)
+    assert low == 0.5 < high
+    assert pairs.tolist() == [0, 0, 0]
+    similarity[0, 1] = similarity[1, 0] = np.nan
+    assert quantise(similarity)[0].tolist() == [65535, 0, 0]
+
+
+def test_a_files_name_is_text_and_no_markup(history):
+    name = "<!--<script>alert(1)<b>"
+    renamed = replace(history[-1], path=history[-1].path.with_name(f"{name}.safetensors"), step=None)
+    random = random_numbers(16, renamed.grid_size, renamed.face)
+    text = page([renamed], [checkpoint_record(renamed, random)], ColourScale(LOW, HIGH), "viridis", 150)
+    assert "<b>" not in text
+    assert "<!--<" not in text
+    assert embedded(text)["frames"][0]["label"] == name
+
+
+# What a visitor would do, and what the page then shows; appended to the page and run by the browser.
+VISIT = """
+<script>
+(async () => {
+  const seen = {};
+  const at = id => document.getElementById(id);
+  const look = name => seen[name] = {
+    chosen: at("chosen").textContent, reading: at("reading").textContent, facts: at("facts").textContent,
+    notice: !at("notice").hidden, numbers: [...at("numbers").rows].map(row => row.cells[1].textContent),
+  };
+  const overview = at("overview"), large = at("large");
+  const point = (canvas, x, y, type = "pointermove") => {
+    const box = canvas.getBoundingClientRect();
+    const place = {clientX: box.left + x, clientY: box.top + y, bubbles: true};
+    canvas.dispatchEvent(new PointerEvent(type, place));
+  };
+  const cells = (canvas, x, y, side) =>
+    [...canvas.getContext("2d").getImageData(x + (side >> 1), y + (side >> 1), 1, 1).data];
+  const tile = (row, column) => [(column + 0.5) * overview.clientWidth / 11, (row + 0.5) * overview.clientHeight / 13];
+  look("start");
+  const pixels = {};
+  for (const [n, m] of CELLS) {
+    const x = (n % 11) * layout.width + (m % 11) * layout.cell;
+    const y = Math.floor(n / 11) * layout.height + Math.floor(m / 11) * layout.cell;
+    pixels[`${n} ${m}`] = cells(overview, x, y, layout.cell);
+  }
+  seen.pixels = pixels;
+  point(overview, ...tile(0, 5));
+  look("hovered");
+  seen.large = cells(large, 7 * layout.largeCell, 9 * layout.largeCell, layout.largeCell);
+  point(large, 7.5 * large.clientWidth / 11, 9.5 * large.clientHeight / 13);
+  look("pointed");
+  point(overview, ...tile(12, 10), "pointerdown");
+  look("touched");
+  const key = (target, name) =>
+    target.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true, cancelable: true}));
+  key(overview, "ArrowUp");
+  key(overview, "ArrowLeft");
+  key(overview, "ArrowLeft");
+  look("keys");
+  at("time").value = 0;
+  at("time").dispatchEvent(new Event("input"));
+  look("past");
+  seen.undefined = cells(overview, 5 * layout.cell, 5 * layout.cell, layout.cell);
+  key(document, " ");
+  seen.playing = at("play").textContent;
+  await new Promise(resolve => setTimeout(resolve, 1500));
+  look("played");
+  seen.stopped = at("play").textContent;
+  document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
+})();
+</script>
+"""
+CELLS = [(0, 1), (0, 142), (69, 73), (69, 70), (142, 0), (60, 11), (69, 69)]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_a_visit(history, text, tmp_path):
+    (tmp_path / "page.html").write_text(text + VISIT.replace("CELLS", json.dumps(CELLS)), encoding="utf-8")
+    quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [BROWSER, "--headless", "--no-sandbox", *quiet, "--no-first-run", f"--user-data-dir={tmp_path / 'user'}"]
+    command += ["--window-size=1200,1000", "--virtual-time-budget=10000", "--dump-dom"]
+    shown = subprocess.run(
+        [*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+    assert "SEEN" in shown, shown[-2000:]
+    seen = json.loads(shown.split("SEEN")[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    similarity = cosine_similarity(history[-1].embeddings)
+    data = embedded(text)
+    colours = np.frombuffer(base64.b64decode(data["colours"]), np.uint8).reshape(256, 3).astype(int)
+
+    def colour(n, m):
+        return colours[round(255 * min(1, max(0, (similarity[n, m] - LOW) / (HIGH - LOW))))]
+
+    def close(pixel, n, m):  # half a step of the colour map, from rounding to 16 bits
+        return np.abs(np.array(pixel[:3]) - colour(n, m)).max() <= 3 and pixel[3] == 255
+
+    for n, m in CELLS:
+        pixel = seen["pixels"][f"{n} {m}"]
+        assert pixel == [255, 255, 255, 255] if n == m else close(pixel, n, m), (n, m)
+    assert not close(seen["pixels"]["0 1"], 0, 142)
+
+    assert seen["start"]["chosen"] == "Row 6, column 3, the left eye"
+    assert "step 3,000" in seen["start"]["facts"]
+    assert "192,000 images seen" in seen["start"]["facts"]
+    assert f"{history[-1].valid_accuracy:.1%}" in seen["start"]["facts"]
+    assert seen["start"]["numbers"][0] == f"{data['frames'][-1]['numbers']['mirror_symmetry']:.2f}"
+    best = np.where(neighbours(69), -2, similarity[69]).argmax()
+    assert f"row {best // 11}, column {best % 11}" in seen["start"]["reading"]
+    assert seen["start"]["reading"].endswith(f"{similarity[69, best]:.2f}".replace("-", "−"))
+
+    assert seen["hovered"]["chosen"] == "Row 0, column 5, the border"
+    assert close(seen["large"], 5, 9 * 11 + 7)
+    expected = f"Similarity to row 9, column 7: {similarity[5, 9 * 11 + 7]:.2f}".replace("-", "−")
+    assert seen["pointed"]["reading"] == expected
+    assert seen["touched"]["chosen"] == "Row 12, column 10, the border"
+    assert seen["keys"]["chosen"] == "Row 11, column 8"
+
+    assert seen["past"]["facts"].startswith("step 0")
+    assert seen["past"]["notice"]
+    assert not seen["start"]["notice"]
+    assert "undefined" in seen["past"]["reading"]
+    assert set(seen["past"]["numbers"]) == {"–"}
+    assert len(set(seen["undefined"][:3])) == 1  # grey
+    assert seen["playing"] == "Pause"
+    assert seen["played"]["facts"].startswith("step 3,000")
+    assert seen["stopped"] == "Play"
+
+
+def neighbours(n):
+    row, column = divmod(n, 11)
+    rows, columns = np.divmod(np.arange(143), 11)
+    return np.maximum(np.abs(rows - row), np.abs(columns - column)) < 2

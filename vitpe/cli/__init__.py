@@ -1,0 +1,1 @@
+"""Options → configuration → one call → print."""

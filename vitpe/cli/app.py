@@ -1,0 +1,405 @@
+"""The command line: options → configuration → one call → print. No maths, no file formats.
+
+torch is imported inside the commands that compute, so that `--help` and `viz-pe` start at once. The order of options is
+that of the help, where `rich_help_panel` begins a section.
+"""
+
+import json
+import os
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vitpe.cli.options import (
+    DEFAULT_RUN,
+    Checkpoint,
+    Checkpoints,
+    Command,
+    Device,
+    Init,
+    InitGrid,
+    Keep,
+    Labels,
+    Preset,
+    Settings,
+    Store,
+    check_init,
+    choose_format,
+    data_option,
+    format_option,
+    in_range,
+    one_of,
+    recipe_default,
+    version_option,
+)
+from vitpe.config import (
+    DEFAULT_PRESET,
+    DRAWN_FACES,
+    NUM_DRAWN_TRAIN,
+    NUM_DRAWN_VALID,
+    RunConfig,
+    TrainConfig,
+    parse_settings,
+    preset,
+    with_values,
+)
+from vitpe.errors import UsageError
+from vitpe.fields import Bounds
+from vitpe.inference.inputs import Asked
+from vitpe.launch import read_launch
+from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
+
+app = typer.Typer(
+    name="vitpe",
+    help="Train a Vision Transformer on face attributes and watch its position embeddings learn the face.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_NUMBERS_FORMATS = ("table", "json", "jsonl")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, version_option()] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+@app.command(
+    cls=Command,
+    epilog="vitpe train\nvitpe train --data celeba --epochs 10\nvitpe train --resume\n"
+    "vitpe train --data photos --labels labels.csv --set model.depth=6",
+)
+def train(
+    data: Annotated[str | None, data_option("faces that vitpe draws")] = None,
+    labels: Labels = None,
+    num_train: Annotated[
+        int | None, typer.Option(help="Train on so many images.", show_default=f"all; {NUM_DRAWN_TRAIN} drawn faces")
+    ] = None,
+    num_valid: Annotated[
+        int | None, typer.Option(help="Validate on so many.", show_default=f"all; {NUM_DRAWN_VALID} drawn faces")
+    ] = None,
+    store: Store = None,
+    preset_name: Preset = None,
+    init: Init = None,
+    init_grid: InitGrid = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training images.", show_default=recipe_default("epochs"), rich_help_panel="Training"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images an update, over all workers.", show_default=recipe_default("batch_size"))
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random draws.", show_default=str(TrainConfig.seed))] = None,
+    device: Device = None,
+    settings: Settings = None,
+    run: Annotated[Path, typer.Option(help="Folder that the run is written to.", rich_help_panel="Run")] = DEFAULT_RUN,
+    keep: Keep = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
+) -> None:
+    """Train a model, on faces that vitpe draws or on your images."""
+    launch = read_launch()
+    if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    grid = check_init(init, init_grid, resume)
+
+    from vitpe.cli.console import TrainReporter, show_note, show_summary
+    from vitpe.device import select_device
+    from vitpe.runs.folder import RunFolder
+    from vitpe.training.train import check_resumable, train
+    from vitpe.training.workers import joined
+
+    given = {
+        "data.data": data,
+        "data.labels": None if labels is None else str(labels),
+        "data.num_train": num_train,
+        "data.num_valid": num_valid,
+        "data.store": store,
+        "train.epochs": epochs,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.seed": seed,
+        "train.keep": keep,
+    }
+    given = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
+    if resume:
+        stored = RunFolder(run).read_config()
+        config = with_values(stored, given)
+        check_resumable(stored, config)
+        if preset_name not in (None, stored.preset):
+            raise UsageError(f"the run in {run} has preset {stored.preset}", "resume without --preset")
+    else:
+        chosen = preset(preset_name or DEFAULT_PRESET)
+        base = RunConfig(preset=preset_name or DEFAULT_PRESET, model=chosen.model, train=chosen.train)
+        config = with_values(base, given)
+    command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
+    with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
+        result = train(
+            config,
+            run,
+            select_device(device),
+            reporter,
+            resume=resume,
+            init=init,
+            init_grid=grid,
+            command=command,
+            workers=workers,
+        )
+    if launch.rank == 0:
+        summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
+        show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
+
+
+@app.command(
+    name="eval",
+    cls=Command,
+    epilog="vitpe eval\nvitpe eval runs --sort lift --report report.png\n"
+    "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference",
+)
+def evaluate(
+    checkpoints: Checkpoints = None,
+    data: Annotated[str | None, data_option("what the model was trained on")] = None,
+    labels: Labels = None,
+    split: Annotated[
+        Literal["train", "valid", "test"], typer.Option(help="test is for the final report only.")
+    ] = "valid",
+    thresholds: Annotated[
+        str | None,
+        typer.Option(
+            help="A number from 0 to 1, or 'tune': fit them on valid into the checkpoint, report on test.",
+            show_default="the checkpoint's",
+            rich_help_panel="Decisions",
+        ),
+    ] = None,
+    criterion: Annotated[
+        Literal["f1", "balanced_accuracy", "accuracy"] | None,
+        typer.Option(help="What tuning maximises.", show_default="f1"),
+    ] = None,
+    calibrate: Annotated[
+        Literal["temperature", "platt"] | None,
+        typer.Option(help="Fit probabilities on valid into the checkpoint, report on test."),
+    ] = None,
+    device: Device = None,
+    output: Annotated[str | None, format_option("table", "json", "csv")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Order the attributes by a column; -COLUMN turns it round.", show_default="as in the data"),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Put two checkpoints side by side.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Also draw a report into this PNG file.")] = None,
+) -> None:
+    """Score a checkpoint, attribute by attribute. Beside each score stands the majority's answer."""
+    from vitpe.reporting import records
+
+    kind = choose_format(output, ("table", "json", "csv"))
+    paths = checkpoints or [DEFAULT_RUN]
+    if len(paths) != (2 if compare else 1):
+        hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
+        raise UsageError(f"{len(paths)} checkpoint{'s' * (len(paths) > 1)} named", hint)
+    if compare and (report is not None or (sort is not None and kind != "table")):
+        raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
+    if not (compare and sort in ("difference", "-difference")):
+        records.sort_key(sort)  # which says at once when there is no such column
+
+    from vitpe.cli import console
+    from vitpe.device import select_device
+    from vitpe.files import write_atomic
+    from vitpe.inference import evaluate as run
+    from vitpe.outputs import check_output
+    from vitpe.reporting import tables
+
+    if report is not None:
+        check_output(report, ".png", "--report")
+    options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
+    with console.Counters() as counters:
+        answers = run.evaluate(paths, options, select_device(device), counters)
+    first, last = answers[0].subject(), answers[-1].subject()
+    if compare:
+        comparison = run.compare_answers(*answers)
+        table = tables.compare_table(comparison, first, last, sort=sort)
+        text = records.compare_csv(comparison) if kind == "csv" else records.compare_json(comparison, first, last)
+    else:
+        scores = answers[0].scores()
+        table = tables.eval_table(scores, first, sort)
+        text = records.eval_csv(scores, sort) if kind == "csv" else records.eval_json(scores, first, sort)
+    if kind == "table":
+        console.show_table(table)
+    else:
+        console.write_result(text)
+    if report is not None:
+        from vitpe.reporting.report import report_png
+
+        write_atomic(report, report_png(answers[0].probs(), answers[0].labels, scores, first))
+
+
+@app.command(
+    cls=Command,
+    epilog="vitpe predict face.jpg\nvitpe predict photos --format csv > photos.csv\n"
+    "find photos -name '*.jpg' -print0 | vitpe predict -0 -",
+)
+def predict(
+    files: Annotated[list[str] | None, typer.Argument(help="Images, folders, patterns; '-': names on stdin.")] = None,
+    null: Annotated[
+        bool, typer.Option("-0", "--null", help="Names on stdin end in NUL (find -print0).", rich_help_panel="Images")
+    ] = False,
+    stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Stdin is an image itself.")] = False,
+    align: Annotated[bool, typer.Option("--align", help="Find the face and bring it to CelebA's template.")] = False,
+    save_crops: Annotated[Path | None, typer.Option(help="Folder for what the model saw, as PNG files.")] = None,
+    checkpoint: Annotated[
+        Path, typer.Option(help="A checkpoint, or a run's folder (its best one).", rich_help_panel="Model")
+    ] = DEFAULT_RUN,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability, 0 to 1, from which it is called present.", show_default="the model's"),
+    ] = None,
+    device: Device = None,
+    output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
+    top: Annotated[int | None, typer.Option(help="List only the K most probable attributes.")] = None,
+    attributes: Annotated[str | None, typer.Option(help="List only these: Smiling,Male.")] = None,
+) -> None:
+    """Predict the attributes of images."""
+    kind = choose_format(output, ("table", "jsonl", "json", "csv"))
+    in_range("--top", top, Bounds(1, 100_000))
+    in_range("--threshold", threshold, Bounds(0, 1))
+    asked = Asked(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
+
+    from vitpe.cli import console
+    from vitpe.data.remarks import Remarks
+    from vitpe.device import select_device
+    from vitpe.inference import evaluate as run
+    from vitpe.inference import predict
+    from vitpe.inference.align import FaceAligner
+    from vitpe.reporting import records
+    from vitpe.reporting.predict_table import predict_summary, predict_table
+
+    path = run.find_checkpoint(checkpoint)
+    predictor = predict.load_predictor(path, select_device(device), attributes, threshold, top)
+    if predictor.info.data_source == DRAWN_FACES:
+        console.show_note("this model was trained on drawn faces: do not trust it on photos")
+    aligner = FaceAligner(console.show_note) if align else None
+    failures, remarks = predict.Failures(), Remarks()
+    found = predict.predict_files(predictor, asked, aligner, save_crops, streaming=asked.is_stream, remarks=remarks)
+    with closing(found):
+        predictions = failures.watch(found)
+        if kind == "table":
+            for prediction in predictions:
+                show = predict_table if asked.is_one_image else predict_summary
+                console.show_table(show(prediction))
+        else:
+            for text in records.prediction_lines(kind, predictions, predictor.attributes):
+                console.write_result(text)
+    for note in filter(None, (*remarks.lines(), asked.note())):
+        console.show_note(note)
+    failures.check()
+
+
+@app.command(
+    name="viz-pe",
+    cls=Command,
+    epilog="vitpe viz-pe\nvitpe viz-pe runs/ckpts --html --out pictures\n"
+    "vitpe viz-pe vit_base.safetensors --grid 14x14 --format json",
+)
+def viz_pe(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run folders, folders of checkpoints, or safetensors files.", show_default=str(DEFAULT_RUN)
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.", rich_help_panel="Result")] = VizOptions.out,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="Of the animation: gif, mp4, webp, png-frames; of the numbers: table, json, jsonl.",
+            show_default="gif; table on a terminal, else json",
+            autocompletion=lambda: [*ANIMATION_FORMATS, *_NUMBERS_FORMATS],
+        ),
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also a page to explore: hover over a patch, slide through time.")
+    ] = VizOptions.html,
+    stills: Annotated[bool, typer.Option(help="Also the still pictures, at print quality.")] = VizOptions.stills,
+    size: Annotated[
+        int, typer.Option(help="Width of the animation in pixels.", rich_help_panel="Look")
+    ] = VizOptions.size,
+    frame_ms: Annotated[int, typer.Option(help="How long a frame is shown, in milliseconds.")] = VizOptions.frame_ms,
+    cmap: Annotated[str, typer.Option(help="A colour map of matplotlib's.")] = VizOptions.cmap,
+    per_tile_scale: Annotated[
+        bool, typer.Option("--per-tile-scale", help="Each map on a scale of its own: sharper, but not comparable.")
+    ] = VizOptions.per_tile_scale,
+    grid: Annotated[
+        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Of patches, for files that do not say it.")
+    ] = VizOptions.grid,
+) -> None:
+    """Draw what position embeddings learned. The similarity GIF over a run's history, stills, and numbers."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
+    from vitpe.cli import console
+    from vitpe.viz.tables import numbers_table
+    from vitpe.viz.visualize import visualize
+
+    for name in formats or []:
+        one_of("--format", name, (*ANIMATION_FORMATS, *_NUMBERS_FORMATS))
+    kind = choose_format(next((name for name in formats or [] if name in _NUMBERS_FORMATS), None), _NUMBERS_FORMATS)
+    movie = next((name for name in ANIMATION_FORMATS if name in (formats or [])), VizOptions.format)
+    options = VizOptions(
+        out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
+    )
+    result = visualize(paths or [DEFAULT_RUN], options)
+    for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
+        console.show_note(note)
+    if kind == "table":
+        console.show_table(numbers_table(result.records))
+    elif kind == "json":
+        console.write_result(json.dumps(result.records, indent=2) + "\n")
+    else:
+        for record in result.records:
+            console.write_result(json.dumps(record) + "\n")
+
+
+@app.command(cls=Command, epilog="vitpe draw faces\nvitpe draw celeba --num-train 4096 --num-valid 1024 --zip")
+def draw(
+    folder: Annotated[Path, typer.Argument(help="A new folder, in CelebA's layout.")],
+    num_train: Annotated[int, typer.Option(help="Faces of the train split.")] = 0,
+    num_valid: Annotated[int, typer.Option(help="Faces of the valid split.")] = 0,
+    num_test: Annotated[int, typer.Option(help="Faces of the test split.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the faces; 0 draws those that train draws.")] = 0,
+    zipped: Annotated[bool, typer.Option("--zip", help="Images in one zip archive, as CelebA is published.")] = False,
+) -> None:
+    """Draw faces into a folder, with label files in CelebA's format."""
+    from vitpe.cli.console import show_summary
+    from vitpe.data.drawn_faces import write_celeba_folder
+
+    write_celeba_folder(folder, num_train, num_valid, num_test, seed, zipped)
+    faces = num_train + num_valid + num_test
+    show_summary({"folder": str(folder), "faces": faces}, [f"{faces} faces in {folder}"])
+
+
+@app.command(cls=Command, epilog="vitpe export runs --out faces.onnx")
+def export(
+    checkpoint: Checkpoint = DEFAULT_RUN,
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("vitpe.onnx"),
+) -> None:
+    """Write a checkpoint as ONNX. Images (uint8) in, probabilities out, preprocessing inside."""
+    from vitpe.outputs import check_output
+
+    check_output(out, ".onnx", "--out")
+    from vitpe.cli.console import show_summary
+    from vitpe.inference.evaluate import find_checkpoint
+    from vitpe.inference.export import export_onnx
+    from vitpe.runs.checkpoint import load_checkpoint
+
+    model, info = load_checkpoint(find_checkpoint(checkpoint))
+    export_onnx(model, out, attributes=info.attributes, mean=info.mean, std=info.std, thresholds=info.thresholds)
+    show_summary({"onnx": str(out)}, [str(out)])

@@ -1,0 +1,1 @@
+"""Checkpoint and images → answers: evaluation, prediction, export."""

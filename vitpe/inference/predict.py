@@ -1,0 +1,291 @@
+"""Images → predictions, in order and in constant memory, on all cores.
+
+On a CPU each worker thread takes a batch of files through all of it: read, decode, crop, and the model on one thread.
+That keeps every core busy without any of them waiting for another in the middle of a matrix product. For a GPU they
+read, decode and crop; the caller's thread alone runs the model, as each thread that does takes 32 MiB there for cuBLAS.
+"""
+
+import io
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from vitpe.data.images import center_crop, decode, fit
+from vitpe.data.remarks import Remarks
+from vitpe.errors import UsageError, VitpeError
+from vitpe.files import make_folder, write_atomic
+from vitpe.inference.inputs import Input
+from vitpe.inference.predictions import Prediction, predict_record, select_attributes
+from vitpe.metrics.thresholds import sigmoid
+from vitpe.model.answers import precision
+from vitpe.model.inputs import ToInput, input_for
+from vitpe.model.vit import VisionTransformer
+from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
+from vitpe.runs.checkpoint import CheckpointInfo, load_checkpoint
+
+_MAX_BATCH: Final = 8  # a CPU core gains nothing from more, and loses what its caches hold
+_MAX_BATCH_GPU: Final = 64
+_GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
+_CROP_NAME_BYTES: Final = 150
+
+_Read = tuple[str, Tensor] | Prediction
+"""An input's name and pixels, or the record of one that cannot be read."""
+
+Align = Callable[[Tensor, str], Tensor]
+"""(decoded image (3, H, W), its name) → the part of it to show the model."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model, how images become its input, which of its attributes to list, and from where one is present."""
+
+    model: VisionTransformer
+    to_input: ToInput
+    info: CheckpointInfo
+    listed: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    device: torch.device
+    top: int | None = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The listed attributes' names."""
+        return tuple(self.info.attributes[i] for i in self.listed)
+
+    def predict(self, images: Sequence[tuple[str, Tensor]]) -> list[Prediction]:
+        """One Prediction for each name and uint8 (3, H, W) image of the model's size; VitpeError for a model that gives
+        NaN.
+        """
+        inputs = self.to_input([pixels for _, pixels in images], self.device)
+        with torch.inference_mode(), precision(self.device):
+            logits = self.model(inputs).cpu().double().numpy()
+        if not np.isfinite(logits).all():
+            raise VitpeError(
+                "the model's answers are not finite",
+                "its weights are damaged or its training diverged: use an earlier checkpoint",
+            )
+        probs = sigmoid(logits)[:, list(self.listed)]
+        thresholds = np.array(self.thresholds)
+        return [
+            predict_record(name, row, self.attributes, thresholds, top=self.top)
+            for (name, _), row in zip(images, probs, strict=True)
+        ]
+
+    def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> Tensor:
+        """Encoded bytes → uint8 (3, H, W) as the model sees it; ImageError for what is no image.
+
+        remarks: gets what is doubtful about it.
+        """
+        image = decode(data, (remarks or Remarks()).about(name))
+        if align is not None:
+            image = align(image, name)
+        return center_crop(fit(image, self.info.stored_size), self.info.model.img_size)
+
+
+@dataclass
+class Failures:
+    """Counts the predictions that are errors as they pass, and keeps the first few names."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def watch(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        """The same predictions."""
+        for prediction in predictions:
+            if prediction.error is not None:
+                self.count += 1
+                self.first = [*self.first, prediction.file][:3]
+            yield prediction
+
+    def check(self) -> None:
+        """VitpeError when there was any."""
+        if self.count:
+            names = ", ".join(self.first) + (" …" if self.count > len(self.first) else "")
+            raise VitpeError(
+                f"{self.count:,} image{'s' if self.count > 1 else ''} could not be read: {names}",
+                "each has a record with its error; all others are complete",
+            )
+
+
+def load_predictor(
+    checkpoint: Path,
+    device: torch.device,
+    attributes: str | None = None,
+    threshold: float | None = None,
+    top: int | None = None,
+) -> Predictor:
+    """attributes: names parted by commas, all for None. threshold: in [0, 1] for all, the checkpoint's own for None.
+
+    From here on torch works with one thread an operation, in this and all later threads: see predict_files.
+    Raises UsageError for unknown attributes and values out of range, VitpeError for a bad checkpoint.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"threshold {threshold} is not a probability", "choose one from 0 to 1")
+    if top is not None and top < 1:
+        raise UsageError(f"top {top} lists nothing", "choose 1 or more")
+    torch.set_num_threads(1)
+    model, info = load_checkpoint(checkpoint)
+    to_input = input_for(model, info.mean, info.std)
+    names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
+    listed = tuple(select_attributes(info.attributes, names))
+    thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
+    return Predictor(model.to(device), to_input, info, listed, thresholds, device, top)
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Iterable[Input],
+    align: Align | None = None,
+    crops: Path | None = None,
+    *,
+    streaming: bool = False,
+    remarks: Remarks | None = None,
+) -> Generator[Prediction, None, None]:
+    """A Prediction for each input, in order, as soon as its batch is done; one with an error where it cannot be read.
+
+    streaming: inputs may be slow to come, so do not wait for a whole batch of them. Otherwise equal inputs make equal
+    batches and so the same digits (in batches of another size the last digit of six may differ).
+    remarks: gets what is doubtful about the images.
+    crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come.
+    """
+
+    def read(numbered: list[tuple[int, Input]]) -> list[_Read]:
+        found: list[_Read] = []
+        for number, image in numbered:
+            try:
+                pixels = predictor.prepare(image.read(), image.name, align, remarks)
+            except VitpeError as error:
+                found.append(Prediction(image.name, error=error.message))
+                continue
+            if crops is not None:
+                crop = crops / _crop_name(number, image.name)
+                refuse_foreign(crop)
+                write_atomic(crop, _png(pixels))
+            found.append((image.name, pixels))
+        return found
+
+    def answer(found: list[_Read]) -> list[Prediction]:
+        images = [each for each in found if isinstance(each, tuple)]
+        done = iter(predictor.predict(images) if images else [])
+        return [next(done) if isinstance(each, tuple) else each for each in found]
+
+    def read_and_answer(numbered: list[tuple[int, Input]]) -> list[Prediction]:
+        return answer(read(numbered))
+
+    if crops is not None:
+        _make_crops_folder(crops)
+    num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_cpu = predictor.device.type == "cpu"
+    work = read_and_answer if on_cpu else read
+    max_batch = _MAX_BATCH if on_cpu else _MAX_BATCH_GPU
+    ahead = _Ahead(enumerate(inputs, start=1), 2 * num_workers * max_batch)
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="vitpe-predict")
+    try:
+        working: deque[Future[Any]] = deque()
+        num_batches = 0
+        while True:
+            while len(working) < 2 * num_workers:
+                # Batches grow: the first answers come early, and a few images are spread over all workers.
+                size = min(1 << min(num_batches // num_workers, 10), max_batch)
+                batch = ahead.take(size, streaming, wait=not working)
+                if not batch:
+                    break
+                working.append(pool.submit(work, batch))
+                num_batches += 1
+            if not working:
+                break
+            done = working.popleft().result()
+            yield from done if on_cpu else answer(done)
+        ahead.check()
+    finally:
+        ahead.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Ahead:
+    """Numbered inputs taken from an iterable by a thread, because getting the next one may take for ever.
+
+    It runs at most `size` ahead, and is let go on once for each batch: to wake it for each input would cost more.
+    """
+
+    def __init__(self, inputs: Iterable[tuple[int, Input]], size: int) -> None:
+        self._waiting: queue.SimpleQueue[tuple[int, Input] | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(size)
+        self._error: BaseException | None = None
+        self._closed = self._ended = False
+        threading.Thread(target=self._fill, args=(inputs,), name="vitpe-inputs", daemon=True).start()
+
+    def take(self, count: int, streaming: bool, wait: bool) -> list[tuple[int, Input]]:
+        """The next `count` (at most `size`), fewer at the end. With `streaming` fewer when they come slowly, and none
+        when there is none at once and not `wait`.
+        """
+        taken: list[tuple[int, Input]] = []
+        while len(taken) < count and not self._ended:
+            try:
+                if not streaming or (wait and not taken):
+                    item = self._waiting.get()
+                else:
+                    item = self._waiting.get(timeout=_GRACE_S)
+            except queue.Empty:
+                break
+            if item is None:
+                self._ended = True
+            else:
+                taken.append(item)
+        if taken:
+            self._room.release(len(taken))
+        return taken
+
+    def check(self) -> None:
+        """Raise what the iterable raised, after its last input."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Let the thread end, once the iterable lets it."""
+        self._closed = True
+        self._room.release()
+
+    def _fill(self, inputs: Iterable[tuple[int, Input]]) -> None:
+        try:
+            for item in inputs:
+                self._room.acquire()
+                if self._closed:
+                    return
+                self._waiting.put(item)
+        except BaseException as error:
+            self._error = error
+        self._waiting.put(None)
+
+
+def _make_crops_folder(folder: Path) -> None:
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise VitpeError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
+
+
+def _crop_name(number: int, name: str) -> str:
+    """No two images share one, and it sorts as they came."""
+    stem = os.fsencode(Path(name).name)[:_CROP_NAME_BYTES]
+    return f"{number:08d}-{os.fsdecode(stem)}.png"
+
+
+def _png(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    origin = PngInfo()
+    origin.add_text("Software", PNG_SOFTWARE)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png", pnginfo=origin)
+    return buffer.getvalue()

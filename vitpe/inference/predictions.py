@@ -1,0 +1,82 @@
+"""What a model says of images, and of what it was asked. No torch, no formats."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.errors import UsageError
+
+_PROB_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was scored, and how.
+
+    checkpoint: its path. split: train, valid or test. data_source: as in vitpe.data. step: of the checkpoint.
+    thresholds: in words, say "0.5" or "tuned on valid for f1". calibration: in words, None for none.
+    """
+
+    checkpoint: str
+    split: str
+    data_source: str
+    step: int | None = None
+    thresholds: str = "0.5"
+    calibration: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one image.
+
+    file: as it was given. probs: attribute → probability in [0, 1], in the order in which they are listed. present:
+    those of them whose probability is at least their threshold, the most probable first. error: why the file could
+    not be read; probs and present are then empty.
+    """
+
+    file: str
+    probs: Mapping[str, float] = field(default_factory=dict)
+    present: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def predict_record(
+    file: str,
+    probs: NDArray[np.float64],
+    attributes: Sequence[str],
+    thresholds: NDArray[np.float64],
+    *,
+    top: int | None = None,
+) -> Prediction:
+    """A Prediction from (A,) probabilities.
+
+    Attributes are listed in the order given; with `top`, only that many, the most probable first.
+    """
+    ranked = np.argsort(-probs, kind="stable")[:top]
+    present = ranked[probs[ranked] >= thresholds[ranked]]
+    listed = range(len(attributes)) if top is None else ranked.tolist()
+    rounded = probs.round(_PROB_DIGITS).tolist()
+    return Prediction(file, {attributes[a]: rounded[a] for a in listed}, tuple(attributes[a] for a in present.tolist()))
+
+
+def select_attributes(attributes: Sequence[str], wanted: Iterable[str]) -> list[int]:
+    """The column numbers of `wanted` in `attributes`, in the order wanted, each once.
+
+    Raises UsageError naming one that is not there, with the nearest that are.
+    """
+    columns = []
+    for name in dict.fromkeys(wanted):
+        if name not in attributes:
+            raise UsageError(f"no attribute {name!r} in this checkpoint", nearest(name, attributes))
+        columns.append(attributes.index(name))
+    return columns
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint: the nearest of the names that are known, or all of them."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"

@@ -1,0 +1,74 @@
+"""The run that a checkpoint is of, and the images that it was trained on."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from vitpe.config import DRAWN_FACES, DataConfig
+from vitpe.data.fingerprint import fingerprint
+from vitpe.data.samples import Samples
+from vitpe.errors import UsageError, VitpeError
+from vitpe.runs.checkpoint import CheckpointInfo
+from vitpe.runs.folder import RunFolder
+
+
+def run_of(checkpoint: Path) -> RunFolder | None:
+    """The run in whose folder or history the checkpoint lies, or else what it is a link to; None for neither."""
+    for path in (checkpoint.parent.resolve() / checkpoint.name, checkpoint.resolve()):
+        for folder in (path.parent, path.parent.parent):
+            run = RunFolder(folder)
+            if run.exists:
+                return run
+    return None
+
+
+def data_of(checkpoint: Path, info: CheckpointInfo, tell: Callable[[str], None]) -> DataConfig:
+    """Where the images are that the checkpoint was trained on: all images of a split.
+
+    Raises UsageError when it does not say, VitpeError when they are gone.
+    """
+    run = run_of(checkpoint)
+    if run is None:
+        if info.data_source == DRAWN_FACES:
+            return DataConfig()
+        raise UsageError(f"{checkpoint} does not say where its images are", "name the folder: --data FOLDER")
+    config = run.read_config().data
+    data = DataConfig(data=config.data, labels=config.labels)
+    if data.data == DRAWN_FACES:
+        return data
+    if not Path(data.data).is_absolute():  # as runs had it once; it was meant in the folder where train was called
+        data = _from_the_run(run, data)
+        tell(f"{run.config} says {config.data} and not in which folder: scoring {data.data}")
+    if not Path(data.data).exists():
+        raise VitpeError(f"no {data.data}, which {checkpoint} was trained on", "name the folder: --data FOLDER")
+    return data
+
+
+def _from_the_run(run: RunFolder, data: DataConfig) -> DataConfig:
+    """Paths looked for beside the run and above it, then in the current folder."""
+    paths = [path for path in (data.data, data.labels) if path is not None]
+    here = Path.cwd()
+    above = (base for base in run.path.resolve().parents if all((base / path).exists() for path in paths))
+    base = next(above, here)
+    labels = None if data.labels is None else str(base / data.labels)
+    return replace(data, data=str(base / data.data), labels=labels)
+
+
+def check_same_data(checkpoint: Path, data: DataConfig, open_valid: Callable[[], Samples]) -> None:
+    """VitpeError when `data`, or what lies there by now, is not what the checkpoint's run was trained on.
+
+    open_valid: opens the valid split of `data`, as far as a run says what that held.
+    """
+    run = run_of(checkpoint)
+    if run is None:
+        return
+    run.read_config()
+    if run.identity is None or run.identity.valid_fingerprint is None:
+        return
+    if fingerprint([open_valid()]) != run.identity.valid_fingerprint:
+        labels = "" if data.labels is None else f" --labels {shlex.quote(data.labels)}"
+        raise VitpeError(
+            f"{data.data} is not what {checkpoint} was trained on: its valid split has changed",
+            f"to score it all the same, name it: --data {shlex.quote(data.data)}{labels}",
+        )

@@ -1,0 +1,1 @@
+"""Probabilities and labels (numpy) → scores, intervals, thresholds, comparison."""

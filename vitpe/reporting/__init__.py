@@ -1,0 +1,1 @@
+"""Scores and answers → records, tables and pictures."""

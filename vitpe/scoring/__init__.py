@@ -1,1 +1,0 @@
-"""Logits + labels → scores → tables."""
