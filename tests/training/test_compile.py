@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +100,10 @@ def test_a_compiled_run_learns_as_a_plain_one(
     celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     """And so do its patches left out, whose positions' gradient is a sum in one order."""
+    for folder in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(folder, str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     values = {"train__steps": 3, "train__num_evals": 1, "train__patch_keep": 0.5, "train__muon_lr": None}
     compiled = train_tiny(celeba, tmp_path / "compiled", train__compile="on", **values)
     plain = train_tiny(celeba, tmp_path / "plain", **values)

@@ -32,7 +32,7 @@ def use_private_cache(tell: Callable[[str], None]) -> None:
         folder = Path(tempfile.mkdtemp(prefix="vitpe-compiled-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     temporary = folder / "tmp"
-    temporary.mkdir(exist_ok=True)
+    temporary.mkdir(mode=0o700, exist_ok=True)
     tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
     if not os.environ.get(INDUCTOR):
         os.environ[INDUCTOR] = str(folder / "inductor")
@@ -61,7 +61,7 @@ def _is_private(folder: Path) -> bool:
         if not name.st_uid == there.st_uid == os.geteuid() or there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return False
         folder.chmod(0o700)
-        (folder / "tmp").mkdir(exist_ok=True)  # which shows that the disk is neither full nor read-only
+        (folder / "tmp").mkdir(mode=0o700, exist_ok=True)  # which shows that the disk is neither full nor read-only
     except OSError:
         return False
     return True
