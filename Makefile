@@ -38,11 +38,13 @@ check: lint type test
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
-# Kill training at every moment a hundred times, damage checkpoints, images, archives and tables ten thousand times.
+# Kill training at every moment a hundred times; damage checkpoints, images, archives and tables, and ask for nonsense,
+# ten thousand times.
 torture: $(STAMP)
 	$(BIN)/python -m tests.fuzz.torture --kills 150 --points 200
 	$(BIN)/python -m tests.fuzz.checkpoints --cases 10000
 	$(BIN)/python -m tests.fuzz.images 10000
+	$(BIN)/python -m tests.fuzz.options --cases 10000
 	$(BIN)/python -m tests.fuzz.data --cases 10000
 
 # The README's pictures, and the outputs under its commands, from a model that is trained for it: five minutes.

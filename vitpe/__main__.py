@@ -25,6 +25,8 @@ def main() -> None:
         sys.stderr = _Notes(sys.stderr)
     # Pillow warns about odd metadata in users' images; a filter around each call would not be safe with threads.
     warnings.filterwarnings("ignore", module="PIL")
+    # A name in letters that matplotlib's font has not is drawn as boxes.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     code = 1
     try:
         code = app(prog_name="vitpe", standalone_mode=False) or 0

@@ -5,10 +5,8 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -49,7 +47,7 @@ def _replace(target: Path, parts: Iterable[bytes | memoryview]) -> None:
     old = target.stat() if target.exists() else None
     mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
     # Nobody can foresee the name, and what is there already, be it a link, is not opened.
-    temporary = target.with_name(f".{target.name[:_MAX_NAME]}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    temporary = target.with_name(f".{target.name[:_MAX_NAME]}.{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, mode)
     try:
@@ -146,6 +144,8 @@ def provide_temporary_folder() -> None:
 
     torch wants one as soon as it loads. VitpeError when there is none at all.
     """
+    import tempfile  # which takes longer than all the rest of --help's files
+
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:

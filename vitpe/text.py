@@ -1,9 +1,5 @@
 """Names and messages from anywhere, made safe to show."""
 
-from typing import Final
-
-MAX_BRIEF: Final = 200
-
 
 def printable(text: str) -> str:
     r"""`text` on one line; what controls a terminal or cannot be seen is written as \n, \x1b, \u202e, \xff.
@@ -22,10 +18,10 @@ def _printable_letter(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
 
 
-def brief(value: object) -> str:
-    """str(value) on one printable line of at most MAX_BRIEF characters, for a message."""
-    line = printable(str(value)[: MAX_BRIEF + 1])
-    return line if len(line) <= MAX_BRIEF else line[: MAX_BRIEF - 1] + "…"
+def brief(value: object, limit: int = 200) -> str:
+    """str(value) on one printable line of at most `limit` characters, for a message."""
+    line = printable(str(value)[: limit + 1])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def printable_lines(text: str) -> str:

@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-import vitpe.inference.evaluate
 import vitpe.reporting.predict_table
+import vitpe.inference.evaluate
 import vitpe.training.train
 import vitpe.viz.visualize  # noqa: F401
+from tests.fuzz.options import REGRESSIONS, Tally, bench
 from tests.helpers.in_process import call_vitpe
 from vitpe.config import RunConfig, with_values
 from vitpe.data.drawn_faces import DrawnFaces
@@ -155,3 +156,13 @@ def test_options_that_are_paths_know_the_home(tmp_path, monkeypatch):
         assert called.code in (1, 2)
         assert ("nobody-of" in str(arguments)) == ("~" in called.stderr.splitlines()[-2]), called.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_nobody_would_give():
+    """A few of the cases of `python -m tests.fuzz.options`."""
+    tally = Tally()
+    with bench() as made:
+        for case in (*REGRESSIONS, *range(100_000, 100_030)):
+            made.run(case, tally)
+    assert not tally.failures
+    assert {code for name in tally.counts for code in [name.split()[1]]} >= {"0", "1", "2"}

@@ -16,8 +16,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from vitpe.errors import VitpeError
-from vitpe.text import printable, printable_lines
+from vitpe.text import brief, printable, printable_lines
 
+_MAX_LINE = 2_000
 PIPED_WIDTH = 100
 """Of a table that goes into a pipe or a file, whose width nobody knows."""
 
@@ -95,8 +96,9 @@ def _moves(console: Console) -> bool:
 def _print_line(console: Console, text: str, style: str = "", head: int = 0) -> None:
     """Broken between words where a terminal is too narrow, never within one: a file's name can be copied whole.
 
-    `style` is of the first `head` letters, or of all.
+    `style` is of the first `head` letters, or of all. What nobody would read to its end is cut.
     """
+    text = brief(text, _MAX_LINE)
     if console.is_terminal:
         text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
     line = Text(text)
@@ -107,14 +109,14 @@ def _print_line(console: Console, text: str, style: str = "", head: int = 0) -> 
 def show_error(error: VitpeError) -> None:
     """One line of fact, one line of hint."""
     console = stderr_console()
-    _print_line(console, f"error: {printable(error.message)}", "red", head=len("error:"))
+    _print_line(console, f"error: {error.message}", "red", head=len("error:"))
     if error.hint:
-        _print_line(console, f"hint: {printable(error.hint)}", "dim", head=len("hint:"))
+        _print_line(console, f"hint: {error.hint}", "dim", head=len("hint:"))
 
 
 def show_note(text: str) -> None:
     """One line that the user should know."""
-    _print_line(stderr_console(), printable(text), "dim")
+    _print_line(stderr_console(), text, "dim")
 
 
 def show_table(table: RenderableType) -> None:
@@ -166,7 +168,7 @@ class Counters:
 
     def note(self, text: str) -> None:
         """One line that the user should know, above the bars."""
-        _print_line(self._progress.console, printable(text), "dim")
+        _print_line(self._progress.console, text, "dim")
 
     def __enter__(self) -> "Counters":
         self._progress.start()
@@ -207,7 +209,7 @@ class TrainReporter:
     def note(self, text: str) -> None:
         """One line that the user should know."""
         if not self._quiet:
-            _print_line(self._console, printable(text), "dim")
+            _print_line(self._console, text, "dim")
 
     def prepared(self, done: int, total: int) -> None:
         """While a split's images are decoded or drawn up front."""

@@ -30,6 +30,7 @@ from vitpe.text import brief
 from vitpe.training.background import StopRequest, stop_signals
 from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, Trainer
+from vitpe.training.memory_needs import check_fits
 from vitpe.training.plan import Plan
 from vitpe.training.workers import ALONE, Workers
 
@@ -181,6 +182,8 @@ def _prepare(
             "choose a multiple of the number of workers: --batch-size",
         )
     config = replace(config, model=replace(config.model, num_classes=len(samples.attributes)))
+    batch_size = plan.batch_size // workers.world_size
+    check_fits(config.model, config.train, batch_size, device, choose_precision(config.train, device))
     torch.manual_seed(config.train.seed)
     model = VisionTransformer(config.model)
     if init is not None and resuming:
