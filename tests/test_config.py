@@ -184,7 +184,7 @@ def test_presets_are_named_and_an_unknown_one_is_refused() -> None:
         (["--set", "model.img_size=[1,2"], 'img_size is "[1,2"'),
         (["--preset", "huge"], "unknown preset 'huge'"),
         (["--batch-size", "0"], "batch_size is 0"),
-        (["--steps", "many"], "'--steps'"),
+        (["--steps", "many"], "--steps 'many'"),
         (["--learning-rate", "1"], "No such option"),
     ],
 )
