@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-import vitpe.reporting.predict_table
 import vitpe.inference.evaluate
+import vitpe.reporting.predict_table
 import vitpe.training.train
 import vitpe.viz.visualize  # noqa: F401
 from tests.fuzz.options import REGRESSIONS, Tally, bench

@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from tests import icc
 from tests.fuzz.images import png_rgb16
-from tests.helpers import TINY_VALUES
+from tests.helpers import TINY_VALUES, icc
 from tests.helpers.in_process import call_vitpe
 from vitpe.data.images import ImageError, decode
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from tests import fuzz_images
+from tests.fuzz import images as fuzz_images
 from vitpe.data import images
 from vitpe.data.images import MAX_BYTES, ImageError, center_crop, check_num_bytes, decode, fit, normalize
 

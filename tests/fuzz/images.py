@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests import icc
+from tests.helpers import icc
 from vitpe.data.formats import formats
 from vitpe.data.images import ImageError, decode
 
