@@ -14,6 +14,8 @@ from typing import BinaryIO
 from vitpe.errors import VitpeError
 
 TEMPORARY_SUFFIX = ".partial"
+_O_BINARY = getattr(os, "O_BINARY", 0)  # Windows has this one, other systems the other
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _READ_BYTES = 1 << 16
 # In earlier versions a process number stood in place of the random letters.
 _TEMPORARY = re.compile(r"\.(.+)\.([0-9a-f]{16}|\d+)" + re.escape(TEMPORARY_SUFFIX), re.DOTALL)
@@ -48,7 +50,7 @@ def _replace(target: Path, parts: Iterable[bytes | memoryview]) -> None:
     mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
     # Nobody can foresee the name, and what is there already, be it a link, is not opened.
     temporary = target.with_name(f".{target.name[:_MAX_NAME]}.{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_BINARY
     descriptor = os.open(temporary, flags, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -100,7 +102,7 @@ def open_to_read(path: str | Path, *, streams: bool = False) -> BinaryIO:
     if "\0" in str(path):
         raise VitpeError("no file has a NUL in its name")
     waits = streams and not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a Path would take time for nothing
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK))
+    descriptor = os.open(path, os.O_RDONLY | _O_BINARY | (0 if waits else _O_NONBLOCK))
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):

@@ -5,7 +5,6 @@ runs/last/state.safetensors (all that resuming needs).
 """
 
 import csv
-import fcntl
 import io
 import json
 import os
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TextIO
+
+from filelock import lock_descriptor
 
 from vitpe.config import RunConfig
 from vitpe.errors import UsageError, VitpeError
@@ -103,13 +104,13 @@ class RunFolder:
             ) from error
         with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise VitpeError(f"another vitpe train is writing to {self.path}", hint) from error
+                is_free = lock_descriptor(lock.fileno(), blocking=False)
             except OSError as error:
                 raise VitpeError(
                     f"cannot lock {self.path}: {error.strerror}", "choose a folder on another file system: --run FOLDER"
                 ) from error
+            if not is_free:
+                raise VitpeError(f"another vitpe train is writing to {self.path}", hint)
             self._lock = lock
             try:
                 yield

@@ -56,10 +56,11 @@ def _is_private(folder: Path) -> bool:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         parent, name, there = folder.parent.stat(), folder.lstat(), folder.stat()
-        if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
-            return False  # anybody could put another folder in its place
-        if not name.st_uid == there.st_uid == os.geteuid() or there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return False
+        if hasattr(os, "geteuid"):  # elsewhere owners and modes say nothing
+            if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
+                return False  # anybody could put another folder in its place
+            if not name.st_uid == there.st_uid == os.geteuid() or there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return False
         folder.chmod(0o700)
         (folder / "tmp").mkdir(mode=0o700, exist_ok=True)  # which shows that the disk is neither full nor read-only
     except OSError:
