@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from unittest import mock
 
+import numpy as np
 import pytest
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +17,9 @@ from tests.helpers.answers import SUBJECT
 from vitpe.cli.console import Counters, TrainReporter, show_error, show_note, show_summary, show_table, write_result
 from vitpe.errors import VitpeError
 from vitpe.inference.predictions import Prediction
+from vitpe.metrics.scores import score
 from vitpe.reporting.predict_table import predict_summary, predict_table
+from vitpe.reporting.report import report_png
 from vitpe.reporting.tables import eval_table
 from vitpe.text import printable, printable_lines
 
@@ -116,3 +119,12 @@ def test_printable_leaves_text_and_escapes_the_rest():
     assert printable("été ☃ 顔 [bold].jpg") == "été ☃ 顔 [bold].jpg"
     assert printable("a\nb\x1b[31m\udcff\u202e") == r"a\nb\x1b[31m\xff\u202e"
     assert printable_lines("a\x00\nb\u2028") == "a\\x00\nb\\u2028"
+
+
+def test_pictures_show_names_as_they_are():
+    probs, labels = np.tile([0.2, 0.8], (30, 1)), np.tile([0, 1, 1], (2, 10)).T
+    pictures = []
+    for names in (("$\\frac{1$", HOSTILE[12:]), ("$\\frac{1$", SHOWN[12:])):
+        scored = score(probs, labels, names, num_resamples=0)
+        pictures.append(report_png(probs, labels, scored, replace(SUBJECT, checkpoint=names[1], thresholds="$x_")))
+    assert pictures[0] == pictures[1]

@@ -53,7 +53,7 @@ def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, subject: Sub
     tall = min(room, 3.2)
     _draw_counts(box(8.9, _BELOW + room - tall, _SIDE, tall), bins)
     data = io.BytesIO()
-    metadata = {"Software": PNG_SOFTWARE, "Title": f"{subject.checkpoint} on {subject.split}"}
+    metadata = {"Software": PNG_SOFTWARE, "Title": printable(f"{subject.checkpoint} on {subject.split}")}
     figure.savefig(data, format="png", dpi=DPI, facecolor="white", metadata=metadata)
     return data.getvalue()
 
