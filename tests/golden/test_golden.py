@@ -1,6 +1,6 @@
 """What users and programs get, to the letter, as it was recorded: a net for changes that should change nothing.
 
-GOLDEN=record python -m pytest -n 0 tests/test_golden.py    records anew; `git diff tests/golden` shows what changed.
+GOLDEN=record python -m pytest -n 0 tests/golden    records anew; `git diff tests/golden` shows what changed.
 
 Help and errors are compared everywhere. Numbers, pictures and pixels hold for the versions and the processor that are
 named in made_with.json; elsewhere these tests are skipped.
@@ -26,12 +26,12 @@ from PIL import Image, ImageCms
 from torch.backends.cpu import get_cpu_capability
 
 from tests.helpers import log_rows
-from tests.in_process import call_vitpe
-from tests.viz_history import write_run
+from tests.helpers.in_process import call_vitpe
+from tests.helpers.viz_history import write_run
 from vitpe import __version__
 from vitpe.__main__ import main
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent
 LINUX = sys.platform == "linux"
 RECORDING = os.environ.get("GOLDEN") == "record"
 TRAIN = "train --device cpu --num-train 64 --num-valid 32 --batch-size 16 --steps 20 --set train.precision=fp32"
