@@ -8,20 +8,20 @@ import torch
 from torch import nn
 
 from tests.benchmarks import gpu, learning
+from vitpe.data.augmentation import Augmentation
 from vitpe.data.celeba import read_celeba
+from vitpe.data.storage import ImageStore
 
 CPU = torch.device("cpu")
 
 
 def test_the_fixed_batch_is_the_first_one_again_and_again(celeba: Path) -> None:
-    options = {"crop_size": (208, 176), "batch_size": 8, "device": CPU, "training": True}
-    fixed = gpu.FixedBatch(read_celeba(celeba, "train"), **options)
-    real = gpu.Batches(read_celeba(celeba, "train"), **options)
-    first = next(real.from_step(3, torch.tensor))
-    for batch in itertools.islice(fixed.from_step(3, torch.tensor), 3):
+    options = (ImageStore(read_celeba(celeba, "train"), CPU), (208, 176), 8, Augmentation(0, True, 0.5, 143))
+    first = next(gpu.Batches(*options).from_step(3))
+    for batch in itertools.islice(gpu.FixedBatch(*options).from_step(3), 3):
         assert torch.equal(batch.images, first.images)
         assert torch.equal(batch.labels, first.labels)
-        assert batch.beside == 3
+        assert torch.equal(batch.keep, first.keep)
 
 
 def test_both_contenders_train_and_are_timed(celeba: Path) -> None:

@@ -56,8 +56,8 @@ def _train(module: str, celeba: Path, device: str, preset: str, steps: int) -> f
 class FixedBatch(Batches):
     """The first batch of training for ever."""
 
-    def from_step(self, step: int, *beside: object) -> Generator[Batch, None, None]:  # type: ignore[override]
-        batches = super().from_step(step, *beside)  # type: ignore[arg-type]
+    def from_step(self, step: int) -> Generator[Batch, None, None]:
+        batches = super().from_step(step)
         batch = next(batches)
         batches.close()
         while True:

@@ -25,9 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitpe.celeba import MEAN, STD
 from vitpe.config import ModelConfig, preset
+from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batch, Batches
 from vitpe.data.celeba import read_celeba
 from vitpe.data.images import normalize
+from vitpe.data.storage import ImageStore
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.model.answers import predict_split
@@ -163,15 +165,7 @@ def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | 
     """Train RECIPES[name], where it has sizes in that of a preset, and score it on valid."""
     recipe, config = RECIPES[name], preset(size).model
     train, valid = (read_celeba(celeba, split) for split in ("train", "valid"))
-    batches = Batches(
-        train,
-        crop_size=IMG_SIZE,
-        batch_size=recipe.batch_size,
-        device=CPU,
-        training=True,
-        flip=recipe.flip,
-        seed=seed,
-    )
+    batches = Batches(ImageStore(train, CPU), IMG_SIZE, recipe.batch_size, Augmentation(seed, recipe.flip))
     positive_share = torch.from_numpy(train.labels).float().mean(dim=0)
     contenders = [Training(recipe, config, positive_share, seed, bf16) for bf16 in (False, True)]
     speeds = [contender.speed(batches) for contender in contenders]
@@ -184,7 +178,7 @@ def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | 
         training.update(batch, recipe.rate(step, num_steps))
     minutes = (time.perf_counter() - began) / 60
     training.model.eval()
-    chunks = Batches(valid, crop_size=IMG_SIZE, batch_size=64, device=CPU)
+    chunks = Batches(ImageStore(valid, CPU), IMG_SIZE, 64)
     logits, labels = predict_split(training.model, chunks.once(), MEAN, STD)
     means = score(sigmoid(logits), labels, valid.attributes, num_resamples=0).means
     seen = num_steps * recipe.batch_size

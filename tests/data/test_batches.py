@@ -16,18 +16,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.helpers import run_python
-from vitpe.data import batches as module
-from vitpe.data.batches import Batch, Batches, choose_store, crop_on_device, crop_on_host, random_crops
+from vitpe.data import storage as module
+from vitpe.data.augmentation import Augmentation, random_crops
+from vitpe.data.batches import Batch, Batches, Shard
 from vitpe.data.celeba import read_celeba
+from vitpe.data.samples import Samples
+from vitpe.data.storage import ImageStore, choose_store, crop_on_device, crop_on_host
 from vitpe.errors import VitpeError
 
 STORED, CROP = (14, 12), (9, 8)
 CPU = torch.device("cpu")
+WHOLE = Shard()
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 STORES = ["device", "memory", "disk"]
 
 
-class Numbered:
+class Numbered(Samples):
     """Samples whose pixels and labels tell which they are; `before_read` is called by the threads that read."""
 
     source = "numbered"
@@ -46,9 +50,17 @@ class Numbered:
         return self.pixels[list(indices)]
 
 
-def training(samples: object, **options: object) -> Batches:
-    fixed = {"crop_size": CROP, "batch_size": 4, "device": CPU, "training": True, "seed": 5}
-    return Batches(samples, **(fixed | options))
+def training(
+    samples: Samples,
+    store: str = "auto",
+    device: torch.device = CPU,
+    crop_size: tuple[int, int] = CROP,
+    batch_size: int = 4,
+    shard: Shard = WHOLE,
+    **random: object,
+) -> Batches:
+    augmentation = Augmentation(**({"seed": 5} | random))
+    return Batches(ImageStore(samples, device, store), crop_size, batch_size, augmentation, shard)
 
 
 def take(generator: Iterator[Batch], count: int) -> list[Batch]:
@@ -162,15 +174,20 @@ def test_images_are_the_crops_of_their_own_samples():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("step", [0, 4, 5, 13])
-def test_what_a_step_needs_beside_its_batch_is_made_from_its_number(step, device):
-    batches = training(Numbered(22), device=torch.device(device))
-    found = take(batches.from_step(step, lambda number: torch.arange(6).reshape(2, 3).T + number), 8)
-    assert [batch.beside[0, 0].item() for batch in found] == list(range(step, step + 8))
-    assert all(
-        torch.equal(batch.beside.cpu() - batch.beside[0, 0].item(), torch.tensor([[0, 3], [1, 4], [2, 5]]))
-        for batch in found
-    )
-    assert all(batch.beside is None for batch in take(batches.from_step(step), 2))
+def test_the_patches_that_a_batch_keeps_are_those_of_its_step(step, device):
+    dropping = {"patch_keep": 0.5, "num_patches": 6}
+    batches = training(Numbered(22), device=torch.device(device), **dropping)
+    found = take(batches.from_step(step), 8)
+    for number, batch in enumerate(found, start=step):
+        assert batch.keep.shape == (4, 3)
+        assert batch.keep.device.type == device
+        assert torch.equal(batch.keep.cpu(), Augmentation(seed=5, **dropping).keep(number, 4))
+        assert all(len(set(row)) == 3 and max(row) < 6 for row in batch.keep.tolist())
+    assert not torch.equal(found[0].keep, found[1].keep)
+    halves = [take(training(Numbered(22), shard=Shard(rank, 2), **dropping).from_step(step), 1)[0] for rank in (0, 1)]
+    assert torch.equal(torch.cat([half.keep for half in halves]), found[0].keep.cpu())
+    assert all(batch.keep is None for batch in (*take(batches.once(), 2), *take(batches.sample(8, 0), 2)))
+    assert all(batch.keep is None for batch in take(training(Numbered(22)).from_step(step), 2))
 
 
 @pytest.mark.parametrize("step", [0, 1, 4, 5, 6, 13])
@@ -191,7 +208,7 @@ def test_the_ranks_slices_make_the_whole_batch(world_size):
     samples = Numbered(40)
     whole = take(training(samples, batch_size=12).from_step(2), 5)
     ranks = [
-        take(training(samples, batch_size=12, rank=rank, world_size=world_size).from_step(2), 5)
+        take(training(samples, batch_size=12, shard=Shard(rank, world_size)).from_step(2), 5)
         for rank in range(world_size)
     ]
     joined = [
@@ -203,18 +220,18 @@ def test_the_ranks_slices_make_the_whole_batch(world_size):
 
 def test_ranks_get_equal_slices_of_a_small_split():
     """A batch is at most the split, and must still divide among the ranks, or their mean gradient is another."""
-    batches = training(Numbered(7), batch_size=64, rank=1, world_size=2)
+    batches = training(Numbered(7), batch_size=64, shard=Shard(1, 2))
     assert batches.batch_size == 6
     assert len(next(iter(take(batches.from_step(0), 1))).images) == 3
     with pytest.raises(VitpeError, match="1 images cannot be shared by 2 workers"):
-        training(Numbered(1), world_size=2)
+        training(Numbered(1), shard=Shard(0, 2))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("store", STORES)
 def test_once_gives_every_sample_in_order_with_centre_crops(store, device):
     samples = Numbered(11)
-    batches = Batches(samples, crop_size=CROP, batch_size=4, device=torch.device(device), store=store)
+    batches = Batches(ImageStore(samples, torch.device(device), store), CROP, 4)
     for _ in range(2):
         found = list(batches.once())
         assert [len(batch.images) for batch in found] == [4, 4, 3]
@@ -232,7 +249,7 @@ def test_every_store_gives_the_same_batches(celeba, device):
     for store in STORES:
         samples = read_celeba(celeba, "train", (24, 20))
         batches = training(samples, crop_size=(20, 18), store=store, device=torch.device(device))
-        assert batches.store == store
+        assert batches.store.where == store
         found.append(take(batches.from_step(3), 9))
         assert all(batch.images.device.type == device for batch in found[-1])
     assert same(found[0], found[1])
@@ -242,7 +259,7 @@ def test_every_store_gives_the_same_batches(celeba, device):
 def test_decoding_up_front_tells_how_far_it_is(celeba):
     for store in ("device", "memory"):
         seen: list[tuple[int, int]] = []
-        training(read_celeba(celeba, "train"), store=store, on_progress=lambda *counts, to=seen: to.append(counts))
+        ImageStore(read_celeba(celeba, "train"), CPU, store, lambda *counts, to=seen: to.append(counts))
         assert seen == sorted(seen)
         assert seen[-1] == (24, 24)
 

@@ -12,6 +12,7 @@ from tests.fuzz.data import Bench, Tally
 from tests.helpers import tiny_options, train_tiny
 from tests.helpers.in_process import call_vitpe
 from vitpe.config import DataConfig
+from vitpe.data.augmentation import Augmentation
 from vitpe.data.label_table import tells_sides
 from vitpe.data.sources import open_samples
 from vitpe.errors import UsageError, VitpeError
@@ -148,13 +149,12 @@ def test_training_mirrors_unless_told_not_to(celeba, tmp_path, monkeypatch):
     flips = []
     from vitpe.training import train as run
 
-    class Batches(run.Batches):
-        def __init__(self, *arguments, **options):
-            if "flip" in options:
-                flips.append(options["flip"])
-            super().__init__(*arguments, **options)
+    def augmentation(*arguments, **options):
+        made = Augmentation(*arguments, **options)
+        flips.append(made.flip)
+        return made
 
-    monkeypatch.setattr(run, "Batches", Batches)
+    monkeypatch.setattr(run, "Augmentation", augmentation)
     for number, flip in enumerate((None, True, False)):
         train_tiny(celeba, tmp_path / str(number), data__flip=flip, train__steps=1)
     assert flips == [True, True, False]

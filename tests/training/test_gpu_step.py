@@ -39,7 +39,8 @@ from torch.utils._pytree import tree_iter
 
 from vitpe.celeba import MEAN, STD
 from vitpe.config import PRESETS, DataConfig, RunConfig
-from vitpe.data.batches import Batch, crop_on_device
+from vitpe.data.batches import Batch
+from vitpe.data.storage import crop_on_device
 from vitpe.model.answers import predict_logits
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import CheckpointInfo
@@ -214,7 +215,7 @@ class Run:
         self.labels = torch.empty((NUM_IMAGES, 40), dtype=torch.uint8, device=CUDA)
 
     def batch(self) -> Batch:
-        """As Batches._make has it once places and patch numbers are on the GPU."""
+        """As ImageStore.crop has it once places and patch numbers are on the GPU."""
         b, n = self.plan.batch_size, self.config.model.num_patches
         places = torch.empty((4, b), dtype=torch.int64, device=CUDA)
         keep = None

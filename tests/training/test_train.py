@@ -22,6 +22,7 @@ from tests.helpers import (
 from vitpe.config import TrainConfig
 from vitpe.data.batches import Batches
 from vitpe.data.sources import open_samples
+from vitpe.data.storage import ImageStore
 from vitpe.errors import UsageError, VitpeError
 from vitpe.model.answers import predict_split
 from vitpe.model.vit import VisionTransformer
@@ -77,7 +78,7 @@ def test_it_overfits_eight_images(tmp_path: Path) -> None:
     assert recorder.losses[100] < 0.05
     model, info = load_checkpoint(RunFolder(tmp_path / "runs").checkpoint(100))
     samples = open_samples(tiny_config(data).data, "train", info.model.img_size)
-    batches = Batches(samples, crop_size=info.model.img_size, batch_size=8, device=CPU)
+    batches = Batches(ImageStore(samples, CPU), info.model.img_size, 8)
     logits, labels = predict_split(model, batches.once(), info.mean, info.std)
     assert ((logits > 0) == labels).all()
 

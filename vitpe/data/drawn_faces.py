@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitpe.celeba import ATTRIBUTES
-from vitpe.config import SEEDS
+from vitpe.config import DRAWN_FACES, SEEDS
+from vitpe.data.samples import Samples
 from vitpe.errors import UsageError, VitpeError
 from vitpe.faces.attributes import draw_attributes, uniforms
 from vitpe.faces.canvas import HEIGHT, NUM_NUISANCES, WIDTH
@@ -33,33 +34,42 @@ MAX_FACES: Final = 1_000_000
 _LABELS_AT_ONCE: Final = 1 << 16
 
 
-class DrawnFaces:
-    """One split of drawn faces, a `Samples`. The first n portraits of a split do not depend on num_samples."""
+class DrawnFaces(Samples):
+    """One split of drawn faces. The first n portraits of a split do not depend on num_samples."""
 
-    source: Final = "drawn_faces"
-    attributes: Final = ATTRIBUTES
-    stored_size: Final = (HEIGHT, WIDTH)
+    source = DRAWN_FACES
+    attributes = ATTRIBUTES
 
-    def __init__(self, split: str, num_samples: int, seed: int = 0) -> None:
+    def __init__(
+        self, split: str, num_samples: int, seed: int = 0, stored_size: tuple[int, int] = (HEIGHT, WIDTH)
+    ) -> None:
         """split: "train", "valid" or "test". Raises UsageError unless num_samples is from 1 to MAX_FACES."""
         if not 1 <= num_samples <= MAX_FACES:
             raise UsageError(f"{num_samples:,} drawn faces were asked for", f"ask for 1 to {MAX_FACES:,}")
+        self.stored_size = stored_size
         self._seed = seed
         self._indices = _SPLIT_STARTS[split] + np.arange(num_samples)
-        self.names: Sequence[str] = [f"{split}-{i:06d}" for i in range(num_samples)]
+        self.names = [f"{split}-{i:06d}" for i in range(num_samples)]
         size = len(ATTRIBUTES)
         drawn = [
             draw_attributes(uniforms(seed, _LABELS, part, size), uniforms(seed, _LABEL_NOISE, part, 2 * size))
             for part in np.split(self._indices, range(_LABELS_AT_ONCE, num_samples, _LABELS_AT_ONCE))
         ]
-        self.labels: NDArray[np.uint8] = np.concatenate([labels for labels, _ in drawn])
+        self.labels = np.concatenate([labels for labels, _ in drawn])
         self._seen = np.concatenate([seen for _, seen in drawn])
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """(len(indices), 3, 218, 178) RGB portraits, drawn now. May be called from several threads at once."""
+        """(len(indices), 3, height, width) RGB portraits, drawn now, and cropped and resized to fit `stored_size`."""
         rows = np.asarray(indices, dtype=np.int64)
         nuisance = uniforms(self._seed, _NUISANCE, self._indices[rows], NUM_NUISANCES)
-        return paint_faces(self._seen[rows], nuisance)
+        portraits = paint_faces(self._seen[rows], nuisance)
+        if self.stored_size == (HEIGHT, WIDTH):
+            return portraits
+        import torch  # drawing itself is done without
+
+        from vitpe.data.images import fit
+
+        return np.stack([fit(torch.from_numpy(portrait), self.stored_size).numpy() for portrait in portraits])
 
 
 def contact_sheet(num_rows: int, num_cols: int, seed: int) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Samples whose images are files in a folder or in a zip archive."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 from vitpe.data import images
 from vitpe.data.images import ImageError, decode, fit
 from vitpe.data.remarks import Remarks
+from vitpe.data.samples import OnProgress, Samples
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
 from vitpe.files import read_bounded
-
-Progress = Callable[[int, int], None]
-"""Called with how many are done, and of how many."""
 
 
 class FolderFiles:
@@ -39,8 +37,8 @@ class FolderFiles:
             return 0
 
 
-class FileSamples:
-    """Samples (see data.samples) over files; every image comes out at `stored_size`, cropped and resized to fit."""
+class FileSamples(Samples):
+    """Samples over files; every image comes out at `stored_size`, cropped and resized to fit."""
 
     def __init__(
         self,
@@ -63,15 +61,14 @@ class FileSamples:
         self.labels = labels
         self.stored_size = stored_size
         self._notes = notes
-        self.remarks = Remarks()
+        self._remarks = Remarks()
         self._files = files
         self._members = members
         self._encoded: list[bytes] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, a line each; of the images themselves what was found in those read so far."""
-        return (*self._notes, *self.remarks.lines())
+        return (*self._notes, *self._remarks.lines())
 
     def take(self, indices: Sequence[int], *notes: str) -> "FileSamples":
         """Some of the samples, with more notes."""
@@ -87,11 +84,9 @@ class FileSamples:
         )
 
     def num_encoded_bytes(self) -> int:
-        """What `preload` would hold in memory."""
         return sum(self._files.size(member) for member in self._members)
 
-    def preload(self, on_progress: Progress | None = None) -> None:
-        """Read every file into memory, still encoded."""
+    def preload(self, on_progress: OnProgress | None = None) -> None:
         encoded = []
         for member in self._members:
             encoded.append(self._files.read(member))
@@ -101,19 +96,20 @@ class FileSamples:
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """(len(indices), 3, height, width) RGB; VitpeError naming the file for an image that cannot be decoded."""
-        if len(indices) == 1:
-            return self._pixels(indices[0])[None]
         # Decoders give rows of pixels, so the channels stay last in memory: the copy is six times as fast.
         out = np.empty((len(indices), *self.stored_size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
         for slot, index in enumerate(indices):
             out[slot] = self._pixels(index)
         return out
 
+    def read_each(self, indices: Sequence[int]) -> Iterable[NDArray[np.uint8]]:
+        return map(self._pixels, indices)
+
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
         try:
             pixels: NDArray[np.uint8] = fit(
-                decode(data, self.remarks.about(self.names[index])), self.stored_size
+                decode(data, self._remarks.about(self.names[index])), self.stored_size
             ).numpy()
             return pixels
         except ImageError as error:

@@ -1,18 +1,12 @@
 """Which data source a configuration means, opened for one split."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, DataConfig
 from vitpe.data.celeba import has_celeba_images, is_celeba, read_celeba
 from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_folder import is_folder, is_image, list_folder
-from vitpe.data.images import fit
 from vitpe.data.samples import Samples, stored_size
 from vitpe.errors import UsageError
 
@@ -29,8 +23,8 @@ def open_samples(config: DataConfig, split: str, img_size: tuple[int, int], seed
     if config.data == DRAWN_FACES:
         from vitpe.data.drawn_faces import DrawnFaces  # only those who train on them need the painter
 
-        faces: Samples = DrawnFaces(split, limit or (NUM_DRAWN_TRAIN if split == "train" else NUM_DRAWN_VALID))
-        return faces if faces.stored_size == size else Resized(faces, size)
+        num_faces = limit or (NUM_DRAWN_TRAIN if split == "train" else NUM_DRAWN_VALID)
+        return DrawnFaces(split, num_faces, stored_size=size)
     folder = Path(config.data)
     if config.labels is not None:
         from vitpe.data.labelled_csv import read_labelled_csv
@@ -75,20 +69,3 @@ def _sample(samples: FileSamples, split: str, count: int, seed: int) -> FileSamp
     ]
     chosen = sorted(sorted(range(total), key=keys.__getitem__)[:count])
     return samples.take(chosen, f"{count:,} of {total:,} {split} images: a random sample, the same for seed {seed}")
-
-
-class Resized:
-    """Samples in another size, cropped and resized to fit."""
-
-    def __init__(self, samples: Samples, size: tuple[int, int]) -> None:
-        self._samples = samples
-        self.source = samples.source
-        self.attributes = samples.attributes
-        self.names = samples.names
-        self.labels = samples.labels
-        self.stored_size = size
-
-    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """(len(indices), 3, height, width) RGB."""
-        images = torch.from_numpy(self._samples.read(indices))
-        return np.stack([fit(image, self.stored_size).numpy() for image in images])

@@ -15,6 +15,7 @@ from vitpe.config import DRAWN_FACES, DataConfig
 from vitpe.data.batches import Batches
 from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
+from vitpe.data.storage import ImageStore
 from vitpe.errors import UsageError, VitpeError
 from vitpe.inference.predictions import Subject
 from vitpe.inference.trained_on import check_same_data, data_of, run_of
@@ -259,7 +260,7 @@ def answer(loaded: Loaded, split: str, samples: Samples, device: torch.device, l
             f"the data has labels for {_some(samples.attributes)}, {loaded.path} answers {_some(info.attributes)}",
             "at least one attribute must have the same name in both",
         )
-    batches = Batches(samples, crop_size=info.model.img_size, batch_size=_BATCH_SIZE, device=device, store="disk")
+    batches = Batches(ImageStore(samples, device, "disk"), info.model.img_size, _BATCH_SIZE)
     on_progress = listener.start(f"scoring {split}", len(samples.names))
     logits, truth = predict_split(model.to(device), batches.once(), info.mean, info.std, on_progress)
     labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
@@ -271,7 +272,7 @@ def answer(loaded: Loaded, split: str, samples: Samples, device: torch.device, l
         columns,
         logits[:, list(columns)],
         truth[:, labelled],
-        getattr(samples, "notes", ()),
+        samples.notes,
     )
 
 

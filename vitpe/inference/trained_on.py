@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitpe.config import DRAWN_FACES, DataConfig
-from vitpe.data.fingerprint import fingerprint
-from vitpe.data.samples import Samples
+from vitpe.data.samples import Samples, fingerprint
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.checkpoint import CheckpointInfo
 from vitpe.runs.folder import RunFolder

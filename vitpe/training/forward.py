@@ -95,9 +95,3 @@ def choose_compile(config: TrainConfig, device: torch.device, operations: float)
     """
     pays = device.type == "cuda" and operations >= _OPERATIONS_TO_COMPILE
     return config.compile == "on" or (config.compile == "auto" and pays)
-
-
-def random_patches(step_generator: torch.Generator, batch_size: int, num_patches: int, share: float) -> Tensor:
-    """(B, K) distinct patch numbers for each image, K = share · N rounded, at least 1, in random order."""
-    kept = max(1, round(share * num_patches))
-    return torch.rand(batch_size, num_patches, generator=step_generator).argsort(dim=1)[:, :kept]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitpe.config import TrainConfig
+from vitpe.data.augmentation import DEPTH, step_seed
 from vitpe.data.batches import Batch, Batches
 from vitpe.data.images import normalize
 from vitpe.device import seed_draws
@@ -42,7 +43,7 @@ from vitpe.runs.folder import RunFolder
 from vitpe.runs.state import Machine, Progress, TrainState, save_state
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.compile_cache import use_private_cache
-from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision, random_patches
+from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision
 from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.peers import STEP
 from vitpe.training.plan import Plan
@@ -50,8 +51,6 @@ from vitpe.training.whitening import NUM_IMAGES, Whitening
 from vitpe.training.workers import Workers
 
 STATE_INTERVAL_SECONDS = 60.0
-
-_DEPTH, _PATCHES = range(2)  # what a step's random draws are for
 
 
 class Reporter(Protocol):
@@ -189,7 +188,7 @@ class Trainer:
             self._whitening = self._measure_whitening(train)
         clock = _Clock(train, self.step)
         writer = Writer()
-        batches = train.from_step(self.step, self._kept_patches)
+        batches = train.from_step(self.step)
         try:
             if self.step == 0:
                 with self._workers.doing("writing"):
@@ -222,7 +221,7 @@ class Trainer:
         mean, std = self._info.mean, self._info.std
         patches = (
             self._model.patchify(normalize(batch.images.cpu(), mean, std)).flatten(0, 1)
-            for batch in train.sample(NUM_IMAGES)
+            for batch in train.sample(NUM_IMAGES, self._config.seed)
         )
         measured = Whitening.measure(patches).to(self._device)
         return Whitening(**{name: self._workers.same(value) for name, value in measured.tensors().items()})
@@ -243,23 +242,14 @@ class Trainer:
         tokens = 1 + self._config.patch_keep * self._info.model.num_patches
         return 6 * num_parameters(self._model) * tokens * self.plan.batch_size / self._workers.world_size
 
-    def _kept_patches(self, step: int) -> Tensor | None:
-        """This worker's share of the global batch's patches, drawn from (seed, step) alone; None for all patches."""
-        if self._config.patch_keep == 1:
-            return None
-        generator = torch.Generator().manual_seed(_mixed(self._config.seed, step, _PATCHES))
-        num_patches, workers = self._info.model.num_patches, self._workers
-        kept = random_patches(generator, self.plan.batch_size, num_patches, self._config.patch_keep)
-        return kept.tensor_split(workers.world_size)[workers.rank]
-
     def _update(self, forward: nn.Module, batch: Batch) -> None:
         # Stochastic depth draws from a generator that is a function of the step, so no random state needs saving.
-        seed_draws(self._device, _mixed(self._config.seed, self.step, _DEPTH, self._workers.rank))
+        seed_draws(self._device, step_seed(self._config.seed, self.step, DEPTH, self._workers.rank))
         labels = batch.labels.float()
         if self._config.label_smoothing:
             labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        patches = self._model.needed(self._model.patchify(batch.images), batch.beside)
-        loss = binary_cross_entropy_with_logits(forward(patches, batch.beside), labels)
+        patches = self._model.needed(self._model.patchify(batch.images), batch.keep)
+        loss = binary_cross_entropy_with_logits(forward(patches, batch.keep), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers.step(self._factor(self.step))
         if self._average is not None:
@@ -380,11 +370,6 @@ class _Clock:
         speed = (step - self._step) * self._batches.batch_size / elapsed
         self._start(step)
         return {"images_per_second": f"{speed:.1f}", "data_wait_share": f"{waited / elapsed:.4f}"}, speed
-
-
-def _mixed(*values: int) -> int:
-    """Non-negative integers → 64 bits in which each of theirs counts; neighbours give unrelated results."""
-    return int(np.random.SeedSequence(values).generate_state(1, np.uint64)[0])
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

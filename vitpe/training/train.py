@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,12 +10,12 @@ import torch
 
 from vitpe.celeba import NUM_PUBLISHED
 from vitpe.config import DRAWN_FACES, DataConfig, RunConfig
-from vitpe.data.batches import Batches
-from vitpe.data.file_samples import FileSamples
-from vitpe.data.fingerprint import fingerprint
+from vitpe.data.augmentation import Augmentation
+from vitpe.data.batches import Batches, Shard
 from vitpe.data.label_table import tells_sides
-from vitpe.data.samples import Samples
+from vitpe.data.samples import Samples, fingerprint
 from vitpe.data.sources import open_samples
+from vitpe.data.storage import ImageStore
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
 from vitpe.fields import differences
@@ -105,18 +104,13 @@ def train(
             run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, splits[1]))
         trainer = _prepare(config, run, device, reporter, workers, splits, resume, init, init_grid)
         if not trainer.finished:
+            told = {note for samples in splits for note in samples.notes}
             with workers.doing("preparing images"):
                 batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
             trainer.run(*batches, stop)
-            _remark(splits, reporter)
+            for note in (note for samples in splits for note in samples.notes if note not in told):
+                reporter.note(note)  # of images, now that they were read
     return TrainResult(run.path, trainer.step, trainer.progress.scores)
-
-
-def _remark(splits: list[Samples], reporter: Reporter) -> None:
-    """Note what was doubtful about images that were read."""
-    for samples in splits:
-        for line in samples.remarks.lines() if isinstance(samples, FileSamples) else ():
-            reporter.note(line)
 
 
 def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
@@ -266,24 +260,15 @@ def _open_batches(
         reporter.prepared(done, total)
         stop.check(trainer.step)
 
-    batches = partial(
-        Batches,
-        crop_size=config.model.img_size,
-        device=device,
-        store=config.data.store,
-        seed=config.train.seed,
-        on_progress=on_progress,
-    )
-    train_batches = batches(
-        splits[0],
-        batch_size=trainer.plan.batch_size,
-        training=True,
-        flip=config.data.flip is not False,
-        rank=workers.rank,
-        world_size=workers.world_size,
-    )
-    valid_batches = batches(splits[1], batch_size=_VALID_BATCH_SIZE) if workers.is_first else None
-    reporter.note(f"images: {_where(train_batches.store, device)}")
+    def stored(samples: Samples) -> ImageStore:
+        return ImageStore(samples, device, config.data.store, on_progress)
+
+    size, seed, keep = config.model.img_size, config.train.seed, config.train.patch_keep
+    augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches)
+    shard = Shard(workers.rank, workers.world_size)
+    train_batches = Batches(stored(splits[0]), size, trainer.plan.batch_size, augmentation, shard)
+    valid_batches = Batches(stored(splits[1]), size, _VALID_BATCH_SIZE) if workers.is_first else None
+    reporter.note(f"images: {_where(train_batches.store.where, device)}")
     return train_batches, valid_batches
 
 
@@ -310,8 +295,9 @@ def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
         reporter.note(f"data: CelebA, {to_train} images to train on, {to_validate} (of {NUM_PUBLISHED:,} published)")
     else:
         reporter.note(f"data: {to_train} images to train on, {to_validate}, {len(train.attributes)} attributes")
-    notes = (*getattr(train, "notes", ()), *getattr(valid, "notes", ()))
-    for note in dict.fromkeys((*notes, *_constant(train, "train on"), *_constant(valid, "validate"))):
+    for note in dict.fromkeys(
+        (*train.notes, *valid.notes, *_constant(train, "train on"), *_constant(valid, "validate"))
+    ):
         reporter.note(note)
 
 

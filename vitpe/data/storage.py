@@ -1,0 +1,165 @@
+"""Where a split's images are kept until they are cropped: decoded on the device, encoded in memory, or on disk."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitpe.data.samples import OnProgress, Samples
+
+_DEVICE_SHARE: Final = 0.6  # of a GPU's free memory that the images may take; the rest is for training
+_MEMORY_SHARE: Final = 0.5  # of the machine's available memory
+_DECODED_LIMIT: Final = 1 << 30  # bytes: on a CPU, small splits stay decoded, larger ones are decoded again each epoch
+_CHUNK: Final = 64  # images that a thread reads in one go when a whole split is decoded up front
+_MAX_THREADS: Final = 16  # decode 50,000 CelebA images a second; each holds a batch
+
+
+class ImageStore:
+    """A split's samples, with their images kept where they fit.
+
+    where: "device" (decoded), "memory" (encoded) or "disk" (read or drawn again each time).
+    """
+
+    def __init__(
+        self, samples: Samples, device: torch.device, where: str = "auto", on_progress: OnProgress | None = None
+    ) -> None:
+        """Reads, decodes or draws what is kept, which may take minutes. where: "auto" for what fits."""
+        self.samples, self.device = samples, device
+        self.where = choose_store(samples, device) if where == "auto" else where
+        self._labels = torch.from_numpy(samples.labels).to(device)
+        self._decoded = _decode_all(samples, device, on_progress) if self.where == "device" else None
+        if self.where == "memory":
+            samples.preload(on_progress)
+
+    def __len__(self) -> int:
+        return len(self.samples.names)
+
+    def crop(
+        self,
+        indices: NDArray[np.int64],
+        top: NDArray[np.int64],
+        left: NDArray[np.int64],
+        flip: NDArray[np.bool_],
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, *size) uint8 and labels (B, A), both on the device: of each index the crop of that size at
+        (top, left), mirrored where `flip` says. Copies to a GPU go on in the current stream.
+        """
+        places = send(torch.from_numpy(np.stack([indices, top, left, flip])), self.device)
+        if self._decoded is not None and self.device.type != "cpu":
+            return crop_on_device(self._decoded, places, size), self._labels[places[0]]
+        images = torch.empty(
+            (len(indices), 3, *size),
+            dtype=torch.uint8,
+            memory_format=torch.channels_last,  # as decoders give them: no copy has to part the channels
+            pin_memory=self.device.type == "cuda",
+        )
+        crop_on_host(self._whole(indices), top, left, flip, images.numpy())
+        return images.to(self.device, non_blocking=True), self._labels[places[0]]
+
+    def _whole(self, indices: NDArray[np.int64]) -> Iterable[NDArray[np.uint8]]:
+        """The whole images (3, H, W), one after the other: each is cropped while it is in the processor's cache."""
+        if self._decoded is None:
+            return self.samples.read_each(indices.tolist())
+        decoded = self._decoded.numpy()
+        return (decoded[index] for index in indices)
+
+
+def _decode_all(samples: Samples, device: torch.device, on_progress: OnProgress | None) -> Tensor:
+    """(n, 3, H, W) on the device."""
+    n = len(samples.names)
+    decoded = torch.empty(
+        (n, 3, *samples.stored_size), dtype=torch.uint8, memory_format=torch.channels_last, device=device
+    )
+
+    def read(start: int) -> int:
+        part = range(start, min(start + _CHUNK, n))
+        decoded[start : part.stop].copy_(torch.from_numpy(samples.read(part)))
+        return len(part)
+
+    done = 0
+    pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="vitpe-decode")
+    try:
+        for count in pool.map(read, range(0, n, _CHUNK)):
+            done += count
+            if on_progress is not None:
+                on_progress(done, n)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return decoded
+
+
+def choose_store(samples: Samples, device: torch.device) -> str:
+    """ "device" where the decoded split fits beside training, else "memory" (encoded), else "disk"."""
+    height, width = samples.stored_size
+    decoded = len(samples.names) * 3 * height * width
+    memory = _MEMORY_SHARE * _available_memory()
+    room = _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory
+    if decoded <= (room if device.type == "cuda" else min(room, _DECODED_LIMIT)):
+        return "device"
+    encoded = samples.num_encoded_bytes()
+    if encoded is None:  # all would have to be drawn again each epoch
+        return "device" if decoded <= room else "disk"
+    return "memory" if encoded <= memory else "disk"
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """To the device. From memory that is not pinned, or not contiguous, the copy would wait for all before it."""
+    if device.type == "cuda":
+        values = values.contiguous().pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def crop_on_host(
+    images: Iterable[NDArray[np.uint8]],
+    top: NDArray[np.int64],
+    left: NDArray[np.int64],
+    flip: NDArray[np.bool_],
+    out: NDArray[np.uint8],
+) -> None:
+    """out[i] = the crop of image i (3, H, W) at (top[i], left[i]), mirrored where flip[i]."""
+    height, width = out.shape[-2:]
+    for image, y, x, mirrored, target in zip(images, top.tolist(), left.tolist(), flip.tolist(), out, strict=True):
+        crop = image[:, y : y + height, x : x + width]
+        if mirrored:  # channel by channel: with the channels last in memory numpy would go through them innermost
+            for to, plane in zip(target, crop, strict=True):
+                to[...] = plane[:, ::-1]
+        else:
+            target[...] = crop
+
+
+def crop_on_device(source: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """What `crop_on_host` does, in one gather on the device.
+
+    source: (n, 3, H, W), the channels last in memory. places: int64 (4, B), each image's index in the source, its top,
+    its left, and 1 to mirror it.
+    """
+    height, width = size
+    at, top, left, flip = places[:, :, None].unbind()
+    rows = at * source.shape[2] + top + torch.arange(height, device=source.device)
+    columns = torch.arange(width, device=source.device)
+    columns = left + torch.where(flip > 0, width - 1 - columns, columns)
+    # A number for each pixel in all the images: of several, torch would write each out in full, 75 MB for 256 images.
+    numbers = rows[:, :, None] * source.shape[3] + columns[:, None, :]
+    return source.permute(0, 2, 3, 1).flatten(0, 2)[numbers].permute(0, 3, 1, 2)
+
+
+def num_threads() -> int:
+    """That read images: one for each processor that this process may use, up to a limit."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, _MAX_THREADS)
+
+
+def _available_memory() -> int:
+    """Bytes that new allocations can take without swapping; 8 GiB where the system does not say."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].removesuffix("kB")) * 1024
+    except (OSError, KeyError, ValueError):
+        return 8 << 30
