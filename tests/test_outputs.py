@@ -16,8 +16,8 @@ from vitpe.inference.predictions import predict_record
 from vitpe.outputs import check_output, refuse_foreign
 from vitpe.reporting.records import predictions_csv
 from vitpe.runs.folder import RunFolder
+from vitpe.viz.animation import png, write_animation
 from vitpe.viz.colours import make_palette
-from vitpe.viz.gif import png, write_animation
 from vitpe.viz.options import Timing
 
 

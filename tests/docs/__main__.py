@@ -15,7 +15,7 @@ from tests.helpers import REPOSITORY
 from vitpe.config import DEFAULT_PRESET, preset
 from vitpe.data.drawn_faces import contact_sheet
 from vitpe.files import write_atomic
-from vitpe.viz.gif import png
+from vitpe.viz.animation import png
 
 ASSETS = REPOSITORY / "assets"
 FOLDER = REPOSITORY / "build" / "docs"

@@ -19,7 +19,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ from vitpe.training.plan import Plan
 from vitpe.training.train import initialize
 from vitpe.training.workers import Workers
 from vitpe.viz.history import read_checkpoint
-from vitpe.viz.numbers import Numbers, checkpoint_record
+from vitpe.viz.numbers import NUMBERS, checkpoint_record
 
 MAX_SECONDS = 5
 MAX_BYTES = 1 << 30
@@ -220,7 +220,7 @@ def _numbers_of(path: Path) -> object:
     """What viz-pe reads of a checkpoint and tells in words and numbers, all but the painting."""
     checkpoint = read_checkpoint(path)
     shown = "" if checkpoint.images_seen is None else f"{checkpoint.images_seen:,}"
-    record = checkpoint_record(checkpoint, Numbers(*[None] * len(fields(Numbers))))
+    record = checkpoint_record(checkpoint, dict.fromkeys(NUMBERS))
     return checkpoint.label, shown, json.dumps(record, allow_nan=False)
 
 

@@ -10,6 +10,7 @@ from tests.helpers.viz_history import GRID, face_embeddings, write_checkpoint
 from vitpe.viz import numbers as nums
 from vitpe.viz.face import face_geometry
 from vitpe.viz.history import read_checkpoint
+from vitpe.viz.numbers import NUMBERS, EmbeddingGrid, numbers_table
 from vitpe.viz.similarity import (
     colour_range,
     component_colours,
@@ -19,7 +20,6 @@ from vitpe.viz.similarity import (
     principal_components,
     without_self,
 )
-from vitpe.viz.tables import NUMBER_NAMES, numbers_table
 
 FACE = face_geometry((208, 176), 16)
 GRIDS = [(13, 11), (4, 4), (3, 7), (1, 5)]
@@ -84,12 +84,12 @@ def test_one_hot_rows_resemble_nothing_else(grid):
 def test_mirrored_embeddings_give_mirrored_maps(grid):
     half = random_embeddings(grid).reshape(*grid, -1)
     mirrored = half + half[:, ::-1]
-    similarity = cosine_similarity(mirrored.reshape(grid[0] * grid[1], -1))
-    maps = similarity.reshape(*grid, *grid)
+    measured = EmbeddingGrid(mirrored.reshape(grid[0] * grid[1], -1), grid)
+    maps = measured.similarity.reshape(*grid, *grid)
     np.testing.assert_allclose(maps, maps[:, ::-1, :, ::-1], atol=1e-12)
-    assert nums.mirror_symmetry(similarity, grid) == pytest.approx(1)
+    assert nums.mirror_symmetry(measured) == pytest.approx(1)
     # A patch and its mirror image are the same vector; any other pair of random ones is not.
-    assert nums.mirror_excess(similarity, grid) > 0.8
+    assert nums.mirror_excess(measured) > 0.8
 
 
 def test_permuted_embeddings_give_permuted_maps():
@@ -100,8 +100,8 @@ def test_permuted_embeddings_give_permuted_maps():
 
 def test_mirror_symmetry_by_hand():
     """Against numpy's own correlation, patch by patch on whole maps."""
-    similarity = cosine_similarity(random_embeddings((3, 4)))
-    maps = without_self(similarity).reshape(3, 4, 3, 4)
+    grid = EmbeddingGrid(random_embeddings((3, 4)), (3, 4))
+    maps = without_self(grid.similarity).reshape(3, 4, 3, 4)
     correlations = []
     for row in range(3):
         for column in range(4):
@@ -109,7 +109,7 @@ def test_mirror_symmetry_by_hand():
             known = ~np.isnan(ours)
             np.testing.assert_array_equal(known, ~np.isnan(twin))
             correlations.append(np.corrcoef(ours[known], twin[known])[0, 1])
-    assert nums.mirror_symmetry(similarity, (3, 4)) == pytest.approx(np.mean(correlations))
+    assert nums.mirror_symmetry(grid) == pytest.approx(np.mean(correlations))
 
 
 def sine_cosine(grid, width=64):
@@ -120,12 +120,11 @@ def sine_cosine(grid, width=64):
 
 
 def test_fixed_sine_cosine_embeddings_are_mirror_symmetric_but_not_in_excess():
-    embeddings = sine_cosine((9, 9))
-    similarity = cosine_similarity(embeddings)
-    assert nums.mirror_symmetry(similarity, (9, 9)) == pytest.approx(1, abs=1e-6)
-    assert nums.mirror_excess(similarity, (9, 9)) == pytest.approx(0, abs=1e-12)
-    assert nums.distance_correlation(similarity, (9, 9)) < -0.8
-    rows, columns = nums.row_structure(embeddings, (9, 9)), nums.column_structure(embeddings, (9, 9))
+    grid = EmbeddingGrid(sine_cosine((9, 9)), (9, 9))
+    assert nums.mirror_symmetry(grid) == pytest.approx(1, abs=1e-6)
+    assert nums.mirror_excess(grid) == pytest.approx(0, abs=1e-12)
+    assert nums.distance_correlation(grid) < -0.8
+    rows, columns = nums.row_structure(grid), nums.column_structure(grid)
     assert rows == pytest.approx(columns)
     assert rows + columns == pytest.approx(1)
 
@@ -133,14 +132,13 @@ def test_fixed_sine_cosine_embeddings_are_mirror_symmetric_but_not_in_excess():
 def test_rows_and_columns_share_the_variance():
     grid, generator = (5, 8), np.random.default_rng(0)
     row, column = generator.standard_normal((5, 1, 6)), generator.standard_normal((1, 8, 6))
-    flat = lambda values: np.broadcast_to(values, (*grid, 6)).reshape(40, 6)  # noqa: E731
-    assert nums.row_structure(flat(row), grid) == pytest.approx(1)
-    assert nums.column_structure(flat(row), grid) == pytest.approx(0)
-    assert nums.column_structure(flat(column), grid) == pytest.approx(1)
-    both = flat(row) + flat(column)
+    flat = lambda values: EmbeddingGrid(np.broadcast_to(values, (*grid, 6)).reshape(40, 6), grid)  # noqa: E731
+    assert nums.row_structure(flat(row)) == pytest.approx(1)
+    assert nums.column_structure(flat(row)) == pytest.approx(0)
+    assert nums.column_structure(flat(column)) == pytest.approx(1)
     expected = np.var(row, axis=0).sum() / (np.var(row, axis=0).sum() + np.var(column, axis=1).sum())
-    assert nums.row_structure(both, grid) == pytest.approx(expected)
-    assert nums.row_structure(np.ones((40, 6)), grid) is None
+    assert nums.row_structure(flat(row + column)) == pytest.approx(expected)
+    assert nums.row_structure(flat(np.ones(6))) is None
 
 
 def test_the_border_coheres_when_it_shares_a_direction():
@@ -150,18 +148,17 @@ def test_the_border_coheres_when_it_shares_a_direction():
     border[1:-1, 1:-1] = False
     embeddings[border.ravel(), 0] = 1
     embeddings[~border.ravel(), 1] = 1
-    assert nums.border_coherence(cosine_similarity(embeddings), grid) == pytest.approx(1)
+    assert nums.border_coherence(EmbeddingGrid(embeddings, grid)) == pytest.approx(1)
     embeddings[:] = 1
-    assert nums.border_coherence(cosine_similarity(embeddings), grid) == pytest.approx(0)
-    assert nums.border_coherence(cosine_similarity(random_embeddings((1, 5))), (1, 5)) is None
+    assert nums.border_coherence(EmbeddingGrid(embeddings, grid)) == pytest.approx(0)
+    assert nums.border_coherence(EmbeddingGrid(random_embeddings((1, 5)), (1, 5))) is None
 
 
 def test_distance_by_hand():
-    embeddings = np.array([[1.0, 0], [1, 0], [0, 1]])
-    similarity = cosine_similarity(embeddings)
+    grid = EmbeddingGrid(np.array([[1.0, 0], [1, 0], [0, 1]]), (1, 3))
     # Pairs at distance 1: similarities 1 and 0; at distance 2: 0.
-    assert nums.similarity_by_distance(similarity, (1, 3)) == [0.5, 0.0]
-    assert nums.distance_correlation(similarity, (1, 3)) == pytest.approx(np.corrcoef([1, 2, 1], [1, 0, 0])[0, 1])
+    assert nums.similarity_by_distance(grid) == [0.5, 0.0]
+    assert nums.distance_correlation(grid) == pytest.approx(np.corrcoef([1, 2, 1], [1, 0, 0])[0, 1])
 
 
 def test_eye_matches_look_beyond_the_neighbours():
@@ -170,45 +167,46 @@ def test_eye_matches_look_beyond_the_neighbours():
     embeddings[at(6, 7)] = embeddings[at(6, 3)] + 0.01  # the right eye
     embeddings[at(7, 4)] = embeddings[at(6, 3)]  # even more alike, but a neighbour
     embeddings[at(0, 0)] = embeddings[at(6, 4)] * 2  # far away from any eye
-    left, right = nums.eye_matches(cosine_similarity(embeddings), GRID, FACE)
+    grid = EmbeddingGrid(embeddings, GRID, FACE)
+    left, right = grid.matches
     assert (left.patch, left.match, left.on_right_eye) == ((6, 3), (6, 7), True)
     assert left.similarity == pytest.approx(1, abs=1e-3)
     assert (right.patch, right.match, right.on_right_eye) == ((6, 4), (0, 0), False)
     assert right.similarity == pytest.approx(1)
-    assert nums.eye_hit_rate([left, right]) == 0.5
-    assert nums.eye_similarity([left, right]) == pytest.approx((left.similarity + right.similarity) / 2)
-    assert nums.eye_matches(cosine_similarity(embeddings), GRID, None) == []
+    assert nums.eye_hit_rate(grid) == 0.5
+    assert nums.eye_similarity(grid) == pytest.approx((left.similarity + right.similarity) / 2)
+    assert EmbeddingGrid(embeddings, GRID).matches == []
 
 
 @pytest.mark.parametrize(("row", "column", "hit"), [(5, 6, True), (7, 7, True), (4, 6, False), (6, 8, False)])
 def test_the_right_eye_is_its_columns_and_one_row_around(row, column, hit):
     embeddings = random_embeddings(seed=4)
     embeddings[row * 11 + column] = embeddings[6 * 11 + 3]
-    match = nums.eye_matches(cosine_similarity(embeddings), GRID, FACE)[0]
+    match = EmbeddingGrid(embeddings, GRID, FACE).matches[0]
     assert (match.match, match.on_right_eye) == ((row, column), hit)
 
 
 def test_random_embeddings_have_the_numbers_of_chance():
     random = nums.random_numbers(192, GRID, FACE)
     assert random == nums.random_numbers(192, GRID, FACE)
-    assert abs(random.mirror_symmetry) < 0.05
-    assert abs(random.mirror_excess) < 0.02
-    assert abs(random.border_coherence) < 0.01
-    assert abs(random.distance_correlation) < 0.01
+    assert abs(random["mirror_symmetry"]) < 0.05
+    assert abs(random["mirror_excess"]) < 0.02
+    assert abs(random["border_coherence"]) < 0.01
+    assert abs(random["distance_correlation"]) < 0.01
     # Means of 11 of 143 patches: (rows - 1) / (N - 1) of the variance is between them by chance.
-    assert random.row_structure == pytest.approx(12 / 142, abs=0.005)
-    assert random.column_structure == pytest.approx(10 / 142, abs=0.005)
+    assert random["row_structure"] == pytest.approx(12 / 142, abs=0.005)
+    assert random["column_structure"] == pytest.approx(10 / 142, abs=0.005)
     # The largest of 134 nearly normal values with deviation 1 / sqrt(192).
-    assert random.eye_similarity == pytest.approx(2.6 / np.sqrt(192), abs=0.03)
-    assert nums.random_numbers(192, GRID).eye_similarity is None
+    assert random["eye_similarity"] == pytest.approx(2.6 / np.sqrt(192), abs=0.03)
+    assert nums.random_numbers(192, GRID)["eye_similarity"] is None
 
 
 def test_a_record_says_all_numbers_and_json_takes_it(tmp_path):
     path = write_checkpoint(tmp_path / "a.safetensors", face_embeddings(1.0), 100, valid={"mean_accuracy": 0.9})
     random = nums.random_numbers(192, GRID, FACE)
     record = nums.checkpoint_record(read_checkpoint(path), random)
-    assert set(NUMBER_NAMES) <= set(record)
-    assert set(NUMBER_NAMES) == set(record["random"])
+    assert set(NUMBERS) <= set(record)
+    assert set(NUMBERS) == set(record["random"])
     assert record["step"] == 100
     assert record["valid_accuracy"] == 0.9
     assert record["defined"] is True
@@ -224,7 +222,7 @@ def test_nothing_is_claimed_of_zero_embeddings(tmp_path):
     path = write_checkpoint(tmp_path / "a.safetensors", np.zeros((143, 8)), 0)
     record = nums.checkpoint_record(read_checkpoint(path), nums.random_numbers(8, GRID, FACE))
     assert record["defined"] is False
-    assert all(record[key] is None for key in NUMBER_NAMES)
+    assert all(record[key] is None for key in NUMBERS)
     assert record["eye_matches"] == record["similarity_by_distance"] == []
 
 
@@ -283,21 +281,21 @@ def test_filter_components_find_the_pictures_that_filters_are_made_of():
 
 
 def test_the_table_has_a_line_for_random_embeddings():
-    record = dict.fromkeys(NUMBER_NAMES, 0.25) | {"defined": True, "step": 1000, "valid_accuracy": None}
-    record |= {"random": dict.fromkeys(NUMBER_NAMES, -0.001), "file": "a"}
-    records = [record, record | dict.fromkeys(NUMBER_NAMES) | {"defined": False, "step": 0}]
+    record = dict.fromkeys(NUMBERS, 0.25) | {"defined": True, "step": 1000, "valid_accuracy": None}
+    record |= {"random": dict.fromkeys(NUMBERS, -0.001), "file": "a"}
+    records = [record, record | dict.fromkeys(NUMBERS) | {"defined": False, "step": 0}]
     columns = [list(column.cells) for column in numbers_table(records).columns]
     assert columns[0] == ["1,000", "0", "random"]
     assert columns[2] == ["0.25", "–", "0.00"]
-    assert len(columns) == 2 + len(NUMBER_NAMES)
+    assert len(columns) == 2 + len(NUMBERS)
     no_eyes = record | {"eye_similarity": None, "eye_hit_rate": None}
-    assert len(numbers_table([no_eyes]).columns) == len(NUMBER_NAMES)
+    assert len(numbers_table([no_eyes]).columns) == len(NUMBERS)
     assert numbers_table([record] * 30).row_count == 13
 
 
 def test_the_table_shows_what_was_scored():
-    record = dict.fromkeys(NUMBER_NAMES, 0.25) | {"defined": True, "file": "a"}
-    record["random"] = dict.fromkeys(NUMBER_NAMES, 0.0)
+    record = dict.fromkeys(NUMBERS, 0.25) | {"defined": True, "file": "a"}
+    record["random"] = dict.fromkeys(NUMBERS, 0.0)
     records = [record | {"step": n, "valid_accuracy": 0.8 if n in (7, 13, 30) else None} for n in range(31)]
     steps = list(numbers_table(records, max_rows=7).columns[0].cells)
     assert steps == ["0", "7", "10", "13", "20", "30", "random"]

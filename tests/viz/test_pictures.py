@@ -10,7 +10,7 @@ from PIL import Image
 from tests.helpers.viz_history import GRID, face_embeddings, write_checkpoint, write_run
 from vitpe.errors import UsageError, VitpeError
 from vitpe.viz import explained
-from vitpe.viz import layout as place
+from vitpe.viz.animation import write_animation
 from vitpe.viz.colours import (
     ACCENT,
     BACKGROUND,
@@ -23,16 +23,13 @@ from vitpe.viz.colours import (
     make_palette,
     rgb,
 )
+from vitpe.viz.components import components_picture
 from vitpe.viz.explained import explained_picture
-from vitpe.viz.figures import components_picture
-from vitpe.viz.frames import FramePainter
-from vitpe.viz.gif import write_animation
+from vitpe.viz.frames import EXAMPLE_Y, HOW_TO_READ_Y, PANEL_GAP, TOP, Curve, FramePainter
 from vitpe.viz.history import load_history, read_checkpoint
+from vitpe.viz.maps import best_cell, lay_out_map, lay_out_tiles, ticks, tiles_extent
 from vitpe.viz.options import Timing
-from vitpe.viz.panel import Curve
-from vitpe.viz.scale_bar import ticks
 from vitpe.viz.similarity import cosine_similarity
-from vitpe.viz.tiles import best_cell, lay_out_map, lay_out_tiles, tiles_extent
 
 PALETTE = make_palette("viridis", GIF_LEVELS)
 SCALE = ColourScale(-0.5, 0.9)
@@ -180,7 +177,7 @@ def test_a_frame_holds_the_tiles_and_the_example_of_its_checkpoint(short_history
     for checkpoint, frame in zip(short_history, frames, strict=True):
         levels = SCALE.levels(cosine_similarity(checkpoint.embeddings), GIF_LEVELS)
         tiles = layout.tiles.draw(levels, PALETTE)
-        shown = frame[place.TOP :, layout.left :][: tiles.shape[0], : tiles.shape[1]]
+        shown = frame[TOP:, layout.left :][: tiles.shape[0], : tiles.shape[1]]
         if checkpoint.step:
             np.testing.assert_array_equal(shown, tiles)
             assert_tiles_show_maps(shown, layout.tiles, cosine_similarity(checkpoint.embeddings), GRID)
@@ -201,11 +198,11 @@ def test_only_what_changed_changes(short_history):
     second, third = painter.draw(1), painter.draw(2)
     changed = second != third
     layout = painter.layout
-    assert changed[place.TOP :, layout.left : layout.panel - place.PANEL_GAP].any()
-    assert not changed[: place.TOP - 1].any()
-    reading = slice(place.TOP + place.HOW_TO_READ - 10, place.TOP + place.EXAMPLE)
+    assert changed[TOP:, layout.left : layout.panel - PANEL_GAP].any()
+    assert not changed[: TOP - 1].any()
+    reading = slice(TOP + HOW_TO_READ_Y - 10, TOP + EXAMPLE_Y)
     assert not changed[reading, layout.panel :].any()
-    assert changed[place.TOP : place.TOP + 40, layout.panel :].any()
+    assert changed[TOP : TOP + 40, layout.panel :].any()
 
 
 def test_print_size_is_the_same_picture_larger(short_history):

@@ -16,8 +16,8 @@ from tests.helpers.viz_history import face_embeddings, filters, float32, write_c
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.tensor_file import TensorFile
 from vitpe.viz.history import read_checkpoint
+from vitpe.viz.numbers import NUMBERS
 from vitpe.viz.options import VizOptions
-from vitpe.viz.tables import NUMBER_NAMES
 from vitpe.viz.visualize import visualize
 
 STILLS = ["pe_explained.png", "pe_final.png", "pe_norms.png"]
@@ -38,7 +38,7 @@ def test_a_run_becomes_an_animation_stills_and_a_page(run_folder, tmp_path):
     assert sorted(result.paths) == sorted((tmp_path / "new" / "folder").iterdir())
     assert [record["step"] for record in result.records] == [0, 1000, 2000, 3000]
     assert [record["defined"] for record in result.records] == [False, True, True, True]
-    assert set(NUMBER_NAMES) <= set(result.records[0])
+    assert set(NUMBERS) <= set(result.records[0])
     assert json.loads(json.dumps(result.records, allow_nan=False))[-1]["mirror_symmetry"] > 0.5
     assert result.notes == ()
     with Image.open(tmp_path / "new" / "folder" / "pe_similarity.gif") as animation:
@@ -56,7 +56,7 @@ from pathlib import Path
 from vitpe.viz.options import VizOptions
 assert "numpy" not in sys.modules, "the command line reads its defaults without numpy"
 from vitpe.viz.visualize import visualize
-from vitpe.viz.tables import numbers_table
+from vitpe.viz.numbers import numbers_table
 numbers_table(visualize([Path({str(run_folder)!r})], VizOptions(out=Path({str(tmp_path)!r}), html=True)).records)
 loaded = {{name.partition(".")[0] for name in sys.modules}}
 assert "matplotlib" in loaded

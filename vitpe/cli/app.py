@@ -346,7 +346,7 @@ def viz_pe(
     """Draw what position embeddings learned. The similarity GIF over a run's history, stills, and numbers."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe.cli import console
-    from vitpe.viz.tables import numbers_table
+    from vitpe.viz.numbers import numbers_table
     from vitpe.viz.visualize import visualize
 
     for name in formats or []:

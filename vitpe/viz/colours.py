@@ -1,4 +1,4 @@
-"""One palette of 256 colours for everything that moves: a colour map's levels, and the ink around the tiles.
+"""Every colour of the pictures and the page: those of similarity, the inks around the maps, and the GIF's palette.
 
 A GIF with one palette for all frames does not flicker, and needs no dithering when nothing else was ever drawn.
 """
@@ -27,6 +27,7 @@ HATCH = "#cdd1d8"
 # 4.3 MB with 64.
 GIF_LEVELS = 28
 NUM_LEVELS = 128
+PAGE_LEVELS = 256
 # Shades that anti-aliased drawing needs between the background and each ink.
 _SHADES = {INK: 40, MUTED: 24, FAINT: 8, ACCENT: 24, CELL: 3, UNDEFINED: 1, HATCH: 1}
 # Never drawn: a frame's pixels that are as in the frame before.
@@ -73,14 +74,22 @@ class Palette:
         return self.colours[indices]
 
 
-def make_palette(cmap: str, num_levels: int = NUM_LEVELS) -> Palette:
-    """The palette of a matplotlib colour map. Raises UsageError when matplotlib knows none of that name."""
+def colour_map(cmap: str, num_levels: int) -> Pixels:
+    """The colours of similarity from the lowest to the highest, (num_levels, 3), for all pictures and the page.
+
+    cmap: one of matplotlib's. Raises UsageError when it knows none of that name.
+    """
     if cmap not in mpl.colormaps:
         raise UsageError(
             f"unknown colour map {cmap!r}",
             hint="perceptually uniform ones are viridis, magma, inferno, plasma and cividis",
         )
-    levels = mpl.colormaps[cmap].resampled(num_levels)(np.arange(num_levels))[:, :3] * 255
+    colours: Floats = mpl.colormaps[cmap].resampled(num_levels)(np.arange(num_levels))[:, :3]
+    return np.rint(colours * 255).astype(np.uint8)
+
+
+def make_palette(cmap: str, num_levels: int = NUM_LEVELS) -> Palette:
+    """The palette of a colour map; see `colour_map`."""
     background = np.array(rgb(BACKGROUND))
     inks = [background] + [
         background + (np.array(rgb(colour)) - background) * (shade / num_shades)
@@ -88,7 +97,7 @@ def make_palette(cmap: str, num_levels: int = NUM_LEVELS) -> Palette:
         for shade in range(1, num_shades + 1)
     ]
     colours = np.zeros((256, 3))
-    colours[:num_levels] = levels
+    colours[:num_levels] = colour_map(cmap, num_levels)
     colours[num_levels : num_levels + len(inks)] = inks
     colours[num_levels + len(inks) :] = background
     return Palette(np.rint(colours).astype(np.uint8), num_levels)

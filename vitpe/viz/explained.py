@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitpe.viz.colours import ACCENT, BACKGROUND, INK, MUTED, ColourScale, Palette, Pixels
-from vitpe.viz.face_drawing import draw_image_plane
 from vitpe.viz.history import Checkpoint
+from vitpe.viz.maps import best_cell, draw_bar, draw_image_plane, draw_numbers, lay_out_map, lay_out_tiles, tiles_extent
 from vitpe.viz.numbers import EyeMatch, eye_matches, number_text
-from vitpe.viz.scale_bar import draw_bar, draw_numbers
 from vitpe.viz.sheet import Sheet, print_scale
 from vitpe.viz.similarity import Floats, cosine_similarity
-from vitpe.viz.tiles import best_cell, lay_out_map, lay_out_tiles, tiles_extent
 
 Patch = tuple[int, int]
 Frame = tuple[int, int, int, int]  # top row, left column, bottom row, right column; the last two excluded
@@ -138,10 +136,9 @@ def _annotate(sheet: Sheet, story: Story, x: float, cell: int, grid_size: tuple[
 
 def inner_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
     """A patch at the left eye; without a face, one half way to the left edge, and its mirror image."""
-    (num_rows, num_columns), face = checkpoint.grid_size, checkpoint.face
+    (row, column), face = checkpoint.example_patch, checkpoint.face
     if face is None:
-        row, column = num_rows // 2, num_columns // 4
-        mirrored = (row, num_columns - 1 - column)
+        mirrored = (row, checkpoint.grid_size[1] - 1 - column)
         mean = _mean_similarity(checkpoint, similarity, (row, column), [mirrored])
         return Story(
             patch=(row, column),
@@ -150,7 +147,6 @@ def inner_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
             frames=(_frame_around([mirrored]),),
             frames_text=f"opposite: {number_text(mean)}",
         )
-    row, column = face.outer_left_eye
     match = next((m for m in eye_matches(similarity, checkpoint.grid_size, face) if m.patch == (row, column)), None)
     mean = _mean_similarity(checkpoint, similarity, (row, column), face.right_eye)
     return Story(

@@ -49,6 +49,12 @@ class Checkpoint:
         """`step 1,200`, or the file's name, made fit to be drawn, when it has no step."""
         return printable(name_of(self.path)) if self.step is None else f"step {self.step:,}"
 
+    @property
+    def example_patch(self) -> tuple[int, int]:
+        """The patch whose map is shown enlarged: at the left eye; without a face, half way to the left edge."""
+        num_rows, num_columns = self.grid_size
+        return self.face.outer_left_eye if self.face else (num_rows // 2, num_columns // 4)
+
     def filters(self) -> NDArray[np.float32] | None:
         """The patch projection's filters (D, C, P, P), read now; None when the file holds no such convolution.
 

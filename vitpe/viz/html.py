@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.viz.colours import ColourScale
+from vitpe.viz.colours import PAGE_LEVELS, ColourScale, colour_map
 from vitpe.viz.history import Checkpoint, evenly, last_scored
+from vitpe.viz.numbers import NUMBERS
 from vitpe.viz.similarity import Floats, cosine_similarity
-from vitpe.viz.tables import NUMBER_NAMES
 
 UNDEFINED = 65535
 # Pages beyond this are slow to open: larger grids show fewer checkpoints.
@@ -28,18 +27,17 @@ def page(
     num_columns = grid_size[1]
     shown = evenly(len(history), max(2, MAX_BYTES // (len(history[0].embeddings) ** 2)))
     face = history[0].face
-    chosen = face.outer_left_eye if face else (grid_size[0] // 2, num_columns // 4)
     data = {
         "grid_size": list(grid_size),
         "frame_ms": frame_ms,
         "per_tile": colours.per_tile,
         "low": colours.low,
         "high": colours.high,
-        "colours": _base64(np.rint(mpl.colormaps[cmap](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)),
-        "patch": chosen[0] * num_columns + chosen[1],
+        "colours": _base64(colour_map(cmap, PAGE_LEVELS)),
+        "patch": history[0].example_patch[0] * num_columns + history[0].example_patch[1],
         "left_eye": [row * num_columns + column for row, column in face.left_eye] if face else [],
         "right_eye": [row * num_columns + column for row, column in face.right_eye] if face else [],
-        "numbers": [{"key": key, "name": name.name, "meaning": name.meaning} for key, name in NUMBER_NAMES.items()],
+        "numbers": [{"key": key, "name": name.name, "meaning": name.meaning} for key, name in NUMBERS.items()],
         "random": records[0]["random"],
         "frames": [_frame(history, index, records[index]) for index in shown],
     }
@@ -69,7 +67,7 @@ def _frame(history: Sequence[Checkpoint], index: int, record: dict[str, Any]) ->
         "images_seen": checkpoint.images_seen,
         "scored": scored and {"label": scored.label, "valid_accuracy": scored.valid_accuracy},
         "defined": record["defined"],
-        "numbers": {key: record[key] for key in NUMBER_NAMES},
+        "numbers": {key: record[key] for key in NUMBERS},
         "low": low,
         "high": high,
         "pairs": _base64(pairs),

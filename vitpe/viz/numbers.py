@@ -5,16 +5,20 @@ mirrored. A patch's similarity to itself never counts. Training with mirrored im
 embeddings by itself; what it cannot bring about is that the two sides of the face resemble one another at a distance.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.viz.face import FaceGeometry
-from vitpe.viz.history import Checkpoint
+from vitpe.viz.history import Checkpoint, evenly
 from vitpe.viz.similarity import Floats, cosine_similarity, without_self
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 NUM_RANDOM_DRAWS = 10
 RANDOM_SEED = 0
@@ -31,43 +35,83 @@ class EyeMatch:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """One checkpoint's numbers; None where undefined. Each one's formula stands at the function of the same name."""
+class EmbeddingGrid:
+    """What is measured: embeddings (N, D) of a grid (Gh, Gw), and where the eyes are, if they are known."""
 
-    mirror_symmetry: float | None
-    mirror_excess: float | None
-    eye_similarity: float | None
-    eye_hit_rate: float | None
-    border_coherence: float | None
-    distance_correlation: float | None
-    row_structure: float | None
-    column_structure: float | None
+    embeddings: NDArray[np.floating]
+    grid_size: tuple[int, int]
+    face: FaceGeometry | None = None
+
+    @cached_property
+    def similarity(self) -> Floats:
+        """(N, N)."""
+        return cosine_similarity(self.embeddings)
+
+    @cached_property
+    def defined(self) -> bool:
+        """Whether no embedding is all zero."""
+        return not np.isnan(self.similarity).any()
+
+    @cached_property
+    def matches(self) -> list[EyeMatch]:
+        """See `eye_matches`."""
+        return eye_matches(self.similarity, self.grid_size, self.face)
 
 
-def mirror_symmetry(similarity: Floats, grid_size: tuple[int, int]) -> float | None:
+Formula = Callable[[EmbeddingGrid], float | None]
+
+
+class Number(NamedTuple):
+    """header: for narrow columns. name: in full. meaning: what it says, in a line. formula: None where undefined."""
+
+    header: str
+    name: str
+    meaning: str
+    formula: Formula
+
+
+NUMBERS: dict[str, Number] = {}
+"""By the name of the function below that works it out. Records, table and page show each of these."""
+
+
+def register_number(header: str, name: str, meaning: str) -> Callable[[Formula], Formula]:
+    """Decorate a formula to add it to NUMBERS; it is asked of grids without a zero embedding only."""
+
+    def register(formula: Formula) -> Formula:
+        NUMBERS[formula.__name__] = Number(header, name, meaning, formula)
+        return formula
+
+    return register
+
+
+@register_number("mirror", "mirror symmetry", "correlation of each map with the flipped map of the mirrored patch")
+def mirror_symmetry(grid: EmbeddingGrid) -> float | None:
     """Mean over n of the Pearson correlation, over m ≠ n, of s(n, m) with s(n', m'); in [-1, 1].
 
     That is: each map against the flipped map of the mirrored patch. Maps that depend on distance alone score 1 as
     well; `mirror_excess` is about more than that.
     """
-    others = without_self(similarity)
-    mirror = _mirrored(grid_size)
+    others = without_self(grid.similarity)
+    mirror = _mirrored(grid.grid_size)
     return _mean([_correlation(others[n], others[mirror[n], mirror]) for n in range(len(others))])
 
 
-def mirror_excess(similarity: Floats, grid_size: tuple[int, int]) -> float | None:
+@register_number(
+    "excess", "mirror excess", "similarity to the mirrored patch, minus that to others as far away in row or column"
+)
+def mirror_excess(grid: EmbeddingGrid) -> float | None:
     """Mean over n of s(n, n') minus the mean of s(n, m) over the other m as far from n, in its row or its column.
 
     Only n with n' at least two columns away count, and with such an m inside the grid. 0 when similarity depends on
     distances in rows and columns alone, as with sine-cosine embeddings; above 0 when a patch resembles its mirror
     image more than what is equally near.
     """
-    num_rows, num_columns = grid_size
+    num_rows, num_columns = grid.grid_size
     differences: list[float | None] = []
-    for row, column in np.ndindex(grid_size):
+    for row, column in np.ndindex(grid.grid_size):
         twin = num_columns - 1 - column
         distance = abs(twin - column)
-        values = similarity[row * num_columns + column].reshape(grid_size)
+        values = grid.similarity[row * num_columns + column].reshape(grid.grid_size)
         places = [(row, 2 * column - twin), (row - distance, column), (row + distance, column)]
         others = [values[r, c] for r, c in places if 0 <= r < num_rows and 0 <= c < num_columns]
         if distance >= 2 and others:
@@ -102,108 +146,135 @@ def eye_matches(similarity: Floats, grid_size: tuple[int, int], face: FaceGeomet
     return matches
 
 
-def eye_similarity(matches: Sequence[EyeMatch]) -> float | None:
+@register_number(
+    "eye match", "left eye's best match", "similarity of the left eye's patches to their best match, not a neighbour"
+)
+def eye_similarity(grid: EmbeddingGrid) -> float | None:
     """Mean similarity of the left-eye patches' best matches, wherever these are; in [-1, 1]."""
-    return _mean([match.similarity for match in matches])
+    return _mean([match.similarity for match in grid.matches])
 
 
-def eye_hit_rate(matches: Sequence[EyeMatch]) -> float | None:
+@register_number("eye hits", "… on the right eye", "share of these matches that lie on the right eye")
+def eye_hit_rate(grid: EmbeddingGrid) -> float | None:
     """The share of left-eye patches whose best match lies on the right eye; in [0, 1]."""
-    return _mean([float(match.on_right_eye) for match in matches])
+    return _mean([float(match.on_right_eye) for match in grid.matches])
 
 
-def border_coherence(similarity: Floats, grid_size: tuple[int, int]) -> float | None:
+@register_number("border", "border coherence", "similarity of border patches to one another, minus to those inside")
+def border_coherence(grid: EmbeddingGrid) -> float | None:
     """Mean s(n, m) over n ≠ m both on the grid's outermost ring, minus the mean over n on it and m inside it."""
-    on_border = np.ones(grid_size, dtype=bool)
+    on_border = np.ones(grid.grid_size, dtype=bool)
     on_border[1:-1, 1:-1] = False
     border = on_border.ravel()
-    return _difference(without_self(similarity)[np.ix_(border, border)], similarity[np.ix_(border, ~border)])
+    return _difference(without_self(grid.similarity)[np.ix_(border, border)], grid.similarity[np.ix_(border, ~border)])
 
 
-def distance_correlation(similarity: Floats, grid_size: tuple[int, int]) -> float | None:
+@register_number("distance", "similarity and distance", "their correlation: negative when near patches are more alike")
+def distance_correlation(grid: EmbeddingGrid) -> float | None:
     """Pearson correlation, over all pairs n < m, of s(n, m) with their distance in patches; negative when it decays."""
-    upper = np.triu_indices(len(similarity), k=1)
-    return _correlation(similarity[upper], _distances(grid_size)[upper])
+    upper = np.triu_indices(len(grid.similarity), k=1)
+    return _correlation(grid.similarity[upper], _distances(grid.grid_size)[upper])
 
 
-def similarity_by_distance(similarity: Floats, grid_size: tuple[int, int]) -> list[float | None]:
+def similarity_by_distance(grid: EmbeddingGrid) -> list[float | None]:
     """The curve behind `distance_correlation`: mean s(n, m) of pairs at rounded distance 1, 2, 3, … patches."""
-    upper = np.triu_indices(len(similarity), k=1)
-    values, bins = similarity[upper], np.rint(_distances(grid_size)[upper]).astype(int)
+    upper = np.triu_indices(len(grid.similarity), k=1)
+    values, bins = grid.similarity[upper], np.rint(_distances(grid.grid_size)[upper]).astype(int)
     return [_mean(values[bins == distance]) for distance in range(1, int(bins.max()) + 1)]
 
 
-def row_structure(embeddings: NDArray[np.floating], grid_size: tuple[int, int]) -> float | None:
+@register_number("rows", "row structure", "share of the embeddings' variance that tells rows apart")
+def row_structure(grid: EmbeddingGrid) -> float | None:
     """The share of the embeddings' variance that lies between the means of rows; in [0, 1].
 
     Σ_r Gw |mean_r - mean|² / Σ_n |x_n - mean|²: 1 when an embedding tells its row and nothing else.
     """
-    grid = np.asarray(embeddings, dtype=np.float64).reshape(*grid_size, -1)
-    return _variance_share(grid, grid.mean(axis=1, keepdims=True))
+    return _variance_share(grid, axis=1)
 
 
-def column_structure(embeddings: NDArray[np.floating], grid_size: tuple[int, int]) -> float | None:
+@register_number("columns", "column structure", "share of the embeddings' variance that tells columns apart")
+def column_structure(grid: EmbeddingGrid) -> float | None:
     """As `row_structure`, between the means of columns. Rows and columns together are at most 1, for a sum of both."""
-    grid = np.asarray(embeddings, dtype=np.float64).reshape(*grid_size, -1)
-    return _variance_share(grid, grid.mean(axis=0, keepdims=True))
+    return _variance_share(grid, axis=0)
 
 
-def numbers(
-    embeddings: NDArray[np.floating],
-    similarity: Floats,
-    grid_size: tuple[int, int],
-    matches: Sequence[EyeMatch],
-) -> Numbers:
-    """All numbers of embeddings (N, D) with similarity (N, N); all are None when an embedding is all zero."""
-    if np.isnan(similarity).any():
-        return Numbers(*[None] * len(fields(Numbers)))
-    return Numbers(
-        mirror_symmetry=mirror_symmetry(similarity, grid_size),
-        mirror_excess=mirror_excess(similarity, grid_size),
-        eye_similarity=eye_similarity(matches),
-        eye_hit_rate=eye_hit_rate(matches),
-        border_coherence=border_coherence(similarity, grid_size),
-        distance_correlation=distance_correlation(similarity, grid_size),
-        row_structure=row_structure(embeddings, grid_size),
-        column_structure=column_structure(embeddings, grid_size),
-    )
+Values = dict[str, float | None]
+"""By the keys of NUMBERS."""
 
 
-def random_numbers(embed_dim: int, grid_size: tuple[int, int], face: FaceGeometry | None = None) -> Numbers:
+def measure(grid: EmbeddingGrid) -> Values:
+    """All numbers; None when an embedding is all zero."""
+    return {key: number.formula(grid) if grid.defined else None for key, number in NUMBERS.items()}
+
+
+def random_numbers(embed_dim: int, grid_size: tuple[int, int], face: FaceGeometry | None = None) -> Values:
     """The mean of the numbers of NUM_RANDOM_DRAWS standard normal embeddings: what no learning gives."""
     generator = np.random.default_rng(RANDOM_SEED)
-    draws = []
-    for _ in range(NUM_RANDOM_DRAWS):
-        embeddings = generator.standard_normal((grid_size[0] * grid_size[1], embed_dim))
-        similarity = cosine_similarity(embeddings)
-        draws.append(numbers(embeddings, similarity, grid_size, eye_matches(similarity, grid_size, face)))
-    return Numbers(**{field.name: _mean([getattr(draw, field.name) for draw in draws]) for field in fields(Numbers)})
+    shape = (grid_size[0] * grid_size[1], embed_dim)
+    draws = [measure(EmbeddingGrid(generator.standard_normal(shape), grid_size, face)) for _ in range(NUM_RANDOM_DRAWS)]
+    return {key: _mean([draw[key] for draw in draws]) for key in NUMBERS}
 
 
-def checkpoint_record(checkpoint: Checkpoint, random: Numbers) -> dict[str, Any]:
+def checkpoint_record(checkpoint: Checkpoint, random: Values) -> dict[str, Any]:
     """One checkpoint as a JSON-able dictionary; `random` holds the same numbers of random embeddings."""
-    embeddings, grid_size = checkpoint.embeddings, checkpoint.grid_size
-    similarity = cosine_similarity(embeddings)
-    defined = not np.isnan(similarity).any()
-    matches = eye_matches(similarity, grid_size, checkpoint.face) if defined else []
+    grid = EmbeddingGrid(checkpoint.embeddings, checkpoint.grid_size, checkpoint.face)
+    matches = [asdict(match) for match in grid.matches] if grid.defined else []
     return {
         "file": str(checkpoint.path),
         "step": checkpoint.step,
         "images_seen": checkpoint.images_seen,
         "valid_accuracy": checkpoint.valid_accuracy,
-        "grid_size": list(grid_size),
-        "embed_dim": embeddings.shape[1],
-        "defined": defined,
-        **asdict(numbers(embeddings, similarity, grid_size, matches)),
-        "eye_matches": [{**asdict(match), "patch": list(match.patch), "match": list(match.match)} for match in matches],
-        "similarity_by_distance": similarity_by_distance(similarity, grid_size) if defined else [],
-        "random": asdict(random),
+        "grid_size": list(grid.grid_size),
+        "embed_dim": grid.embeddings.shape[1],
+        "defined": grid.defined,
+        **measure(grid),
+        "eye_matches": [match | {"patch": list(match["patch"]), "match": list(match["match"])} for match in matches],
+        "similarity_by_distance": similarity_by_distance(grid) if grid.defined else [],
+        "random": random,
     }
+
+
+def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> "Table":
+    """One line a checkpoint, at most `max_rows` of them, scored ones before others, and one for random embeddings.
+
+    records: see `checkpoint_record`. Numbers that no checkpoint has, such as eyes without a face, are left out.
+    """
+    from rich import box  # only for terminals
+    from rich.table import Table
+
+    keys = [key for key in NUMBERS if any(record[key] is not None for record in records)]
+    by_step = all(record["step"] is not None for record in records)
+    table = Table(
+        title="What the position embeddings know",
+        caption="random: embeddings of the same shape that learned nothing",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+    )
+    table.add_column("step" if by_step else "file", justify="right", no_wrap=by_step, overflow="fold")
+    table.add_column("valid", justify="right")
+    for key in keys:
+        table.add_column(NUMBERS[key].header, justify="right")
+    for record in _shown(records, max_rows):
+        accuracy = "–" if record["valid_accuracy"] is None else f"{record['valid_accuracy']:.1%}"
+        name = f"{record['step']:,}" if by_step else record["file"]
+        table.add_row(name, accuracy, *(number_text(record[key]) if record["defined"] else "–" for key in keys))
+    table.add_section()
+    table.add_row("random", "", *(number_text(records[0]["random"][key]) for key in keys))
+    return table
 
 
 def number_text(value: float | None) -> str:
     """Two digits after the point, with a real minus sign; "undefined" for None."""
     return "undefined" if value is None else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def _shown(records: Sequence[dict[str, Any]], max_rows: int) -> list[dict[str, Any]]:
+    """The scored ones and, where there is room, others evenly spread; the first and the last among them."""
+    scored = [index for index, record in enumerate(records) if record["valid_accuracy"] is not None]
+    room = max_rows - len(scored)
+    indices = sorted({*scored, *evenly(len(records), room)}) if room >= 2 else evenly(len(records), max_rows)
+    return [records[index] for index in indices]
 
 
 def _mirrored(grid_size: tuple[int, int]) -> NDArray[np.intp]:
@@ -239,9 +310,11 @@ def _correlation(left: Floats, right: Floats) -> float | None:
     return float((left * right).sum() / scale) if scale > 1e-12 else None
 
 
-def _variance_share(grid: Floats, means: Floats) -> float | None:
-    """The variance of `means`, broadcast over the grid (Gh, Gw, D), as a share of the grid's."""
-    centre = grid.mean(axis=(0, 1), keepdims=True)
-    total = np.square(grid - centre).sum()
-    between = np.square(np.broadcast_to(means, grid.shape) - centre).sum()
+def _variance_share(grid: EmbeddingGrid, axis: int) -> float | None:
+    """The variance of the means over rows (0) or columns (1) as a share of the embeddings'; None if they are equal."""
+    values = np.asarray(grid.embeddings, dtype=np.float64).reshape(*grid.grid_size, -1)
+    means = values.mean(axis=axis, keepdims=True)
+    centre = values.mean(axis=(0, 1), keepdims=True)
+    total = np.square(values - centre).sum()
+    between = np.square(np.broadcast_to(means, values.shape) - centre).sum()
     return float(between / total) if total > 0 else None

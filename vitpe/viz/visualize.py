@@ -8,17 +8,15 @@ from typing import Any, Final
 from vitpe.files import write_atomic
 from vitpe.model.grid import parse_grid
 from vitpe.outputs import check_folder, refuse_foreign
+from vitpe.viz.animation import make_folder, png, write_animation
 from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, make_palette
+from vitpe.viz.components import components_picture
 from vitpe.viz.explained import explained_picture
-from vitpe.viz.figures import components_picture
-from vitpe.viz.frames import FramePainter
-from vitpe.viz.gif import make_folder, png, write_animation
+from vitpe.viz.frames import Curve, FramePainter, lay_out, mirror_curve
 from vitpe.viz.history import Checkpoint, evenly, load_history
 from vitpe.viz.html import page
-from vitpe.viz.layout import lay_out
 from vitpe.viz.numbers import checkpoint_record, random_numbers
 from vitpe.viz.options import VizOptions
-from vitpe.viz.panel import Curve
 from vitpe.viz.sheet import print_scale
 from vitpe.viz.similarity import colour_range, cosine_similarity
 
@@ -58,12 +56,7 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     written = []
     shown = evenly(len(history), options.max_frames)
     frames = [history[index] for index in shown]
-    curve = Curve(
-        "Mirror symmetry",
-        "correlation of maps with mirrored maps",
-        [records[index]["mirror_symmetry"] for index in shown],
-        random.mirror_symmetry,
-    )
+    curve = mirror_curve([records[index] for index in shown])
     if len(frames) > 1:
         inks = make_palette(options.cmap, GIF_LEVELS) if options.format == "gif" else palette
         pixels = FramePainter(frames, curve, colours, inks, options.size).draw_all()

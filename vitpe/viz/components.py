@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from vitpe.viz.colours import MUTED, UNDEFINED, Palette, Pixels
 from vitpe.viz.history import Checkpoint
-from vitpe.viz.scale_bar import draw_bar
+from vitpe.viz.maps import draw_bar
 from vitpe.viz.sheet import Sheet, print_scale
 from vitpe.viz.similarity import component_colours, filter_components, norms
 
