@@ -16,19 +16,11 @@ from rich.text import Text
 from tests.helpers.answers import SUBJECT
 from vitpe.cli.console import Counters, TrainReporter, show_error, show_note, show_summary, show_table, write_result
 from vitpe.errors import VitpeError
-<<<<<<< HEAD:tests/cli/test_text.py
 from vitpe.inference.predictions import Prediction
 from vitpe.metrics.scores import score
 from vitpe.reporting.predict_table import predict_summary, predict_table
 from vitpe.reporting.report import report_png
 from vitpe.reporting.tables import eval_table
-=======
-from vitpe.scoring.metrics import score
-from vitpe.scoring.predict_table import predict_summary, predict_table
-from vitpe.scoring.records import Prediction
-from vitpe.scoring.report import report_png
-from vitpe.scoring.tables import eval_table
->>>>>>> 40ad1b5 (report: the picture's title takes any file's name):tests/test_text.py
 from vitpe.text import printable, printable_lines
 
 HOSTILE = "[red]a[/x]:smile:\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\u2066\u200b\u2028\x7f\r\n\x08\udcffz"

@@ -13,6 +13,7 @@ from tests.helpers.answers import NAMES, SUBJECT, answers, face
 from vitpe.errors import UsageError
 from vitpe.inference.predictions import Prediction, Subject, predict_record, select_attributes
 from vitpe.metrics.scores import METRICS, score
+from vitpe.reporting.metric_formats import sort_order
 from vitpe.reporting.records import (
     compare_csv,
     compare_json,
@@ -22,7 +23,6 @@ from vitpe.reporting.records import (
     predictions_csv,
     predictions_json,
     predictions_jsonl,
-    sort_order,
 )
 from vitpe.reporting.tables import eval_table
 

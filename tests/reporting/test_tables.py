@@ -16,10 +16,10 @@ from vitpe.errors import UsageError
 from vitpe.inference.predictions import Prediction, Subject, predict_record
 from vitpe.metrics.comparison import compare
 from vitpe.metrics.scores import score
-from vitpe.reporting.bars import bar, signed_bar, thin_bar
 from vitpe.reporting.predict_table import predict_summary, predict_table
 from vitpe.reporting.report import report_png
 from vitpe.reporting.tables import compare_table, eval_table, weakest
+from vitpe.reporting.terminal import bar, signed_bar, thin_bar
 
 
 def shown(renderable, width, encoding=None):

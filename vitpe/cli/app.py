@@ -199,7 +199,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Also draw a report into this PNG file.")] = None,
 ) -> None:
     """Score a checkpoint, attribute by attribute. Beside each score stands the majority's answer."""
-    from vitpe.reporting import records
+    from vitpe.reporting.metric_formats import sort_key
 
     kind = choose_format(output, ("table", "json", "csv"))
     paths = checkpoints or [DEFAULT_RUN]
@@ -209,14 +209,14 @@ def evaluate(
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
     if not (compare and sort in ("difference", "-difference")):
-        records.sort_key(sort)  # which says at once when there is no such column
+        sort_key(sort)  # which says at once when there is no such column
 
     from vitpe.cli import console
     from vitpe.device import select_device
     from vitpe.files import write_atomic
     from vitpe.inference import evaluate as run
     from vitpe.outputs import check_output
-    from vitpe.reporting import tables
+    from vitpe.reporting import records, tables
 
     if report is not None:
         check_output(report, ".png", "--report")

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitpe.inference.predictions import Prediction
-from vitpe.reporting.bars import glyphs_for, thin_bar
-from vitpe.reporting.shown import MAX_NAME, Flow
+from vitpe.reporting.terminal import MAX_NAME, Flow, glyphs_for, thin_bar
 from vitpe.text import printable
 
 _PRESENT_STYLE, _ABSENT_STYLE, _ERROR_STYLE = "cyan", "dim", "red"

@@ -14,57 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from vitpe.errors import UsageError
-from vitpe.inference.predictions import Prediction, Subject, nearest
+from vitpe.inference.predictions import Prediction, Subject
 from vitpe.metrics.comparison import Comparison, Difference
-from vitpe.metrics.scores import LEVEL, LOWER_IS_BETTER, METRICS, Scores
+from vitpe.metrics.scores import LEVEL, METRICS, Scores
+from vitpe.reporting.metric_formats import sort_order
 
 SCHEMA = 1
 _FIXED_COLUMNS = ("file", "present", "error")
-
-_SORT_ALIASES = {
-    "prev": "prevalence",
-    "acc": "accuracy",
-    "majority": "majority_accuracy",
-    "major": "majority_accuracy",
-    "balanced": "balanced_accuracy",
-    "bal": "balanced_accuracy",
-    "prec": "precision",
-    "rec": "recall",
-    "ap": "average_precision",
-    "auc": "roc_auc",
-}
-SORT_KEYS = ("attribute", "threshold", *METRICS)
-
-
-def sort_key(sort: str | None) -> str | None:
-    """Which of SORT_KEYS `sort` means, see `sort_order`. Raises UsageError for a column that is not there."""
-    if sort is None:
-        return None
-    name = sort.removeprefix("-").lower()
-    key = _SORT_ALIASES.get(name, name)
-    if key not in SORT_KEYS:
-        raise UsageError(f"no column {sort!r} to sort by", nearest(key, SORT_KEYS))
-    return key
-
-
-def sort_order(scores: Scores, sort: str | None) -> list[int]:
-    """Attribute numbers in the order to show them: as they come for None, else by a column, the best first.
-
-    sort: one of SORT_KEYS or a short form (ap, auc, acc, …); "-" in front turns it round. "attribute" sorts by name,
-    "prevalence", "majority_accuracy" and "threshold" from high to low. Undefined ones come last either way.
-    Raises UsageError for a column that is not there.
-    """
-    key = sort_key(sort)
-    numbers = range(len(scores.attributes))
-    if sort is None or key is None:
-        return list(numbers)
-    turned = sort.startswith("-")
-    if key == "attribute":
-        return sorted(numbers, key=lambda a: scores.attributes[a].casefold(), reverse=turned)
-    values = scores.thresholds if key == "threshold" else scores[key]
-    sign = 1 if (key in LOWER_IS_BETTER) != turned else -1
-    return [int(a) for a in np.argsort(sign * values, kind="stable")]  # NaN sorts last
 
 
 def eval_json(scores: Scores, subject: Subject, sort: str | None = None, indent: int | None = 2) -> str:

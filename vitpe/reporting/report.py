@@ -15,7 +15,7 @@ from vitpe.inference.predictions import Subject
 from vitpe.metrics.reliability import NUM_BINS, Reliability, reliability
 from vitpe.metrics.scores import Mean, Scores
 from vitpe.outputs import PNG_SOFTWARE
-from vitpe.reporting.records import sort_order
+from vitpe.reporting.metric_formats import sort_order
 from vitpe.text import printable
 
 DPI = 120

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
@@ -16,9 +17,8 @@ from rich.text import Text
 from vitpe.inference.predictions import Subject
 from vitpe.metrics.comparison import Comparison, Difference
 from vitpe.metrics.scores import LEVEL, LOWER_IS_BETTER, METRICS, Scores
-from vitpe.reporting.bars import Glyphs, glyphs_for, interval_plot, signed_bar
-from vitpe.reporting.records import sort_key, sort_order
-from vitpe.reporting.shown import SHOWN, Flow, column_width, interval_text, ruled_table, subject_lines
+from vitpe.reporting.metric_formats import FORMATS, SUMMARY, sort_key, sort_order
+from vitpe.reporting.terminal import MAX_NAME, Flow, Glyphs, glyphs_for, interval_plot, signed_bar
 from vitpe.text import printable
 
 DEFAULT_METRIC = "accuracy"
@@ -26,11 +26,6 @@ DEFAULT_METRIC = "accuracy"
 _WEAK_STYLE, _WEAKEST_STYLE = "red", "bold red"
 _LOSS_STYLE, _GAIN_STYLE = "red", "cyan"
 
-_SUMMARY = (
-    *(("accuracy", "accuracy"), ("majority", "majority_accuracy"), ("lift", "lift")),
-    *(("mAP", "average_precision"), ("AUC", "roc_auc"), ("F1", "f1")),
-    *(("balanced", "balanced_accuracy"), ("Brier", "brier"), ("ECE", "ece")),
-)
 _MEAN_WIDTH = 38
 _NUM_WEAKEST = 5
 _MIN_BAR, _MAX_BAR = 10, 32
@@ -39,17 +34,12 @@ _NUMBER_WIDTH, _INTERVAL_WIDTH = 6, 14
 _GAP = 2
 _MIN_PLOT, _MAX_PLOT = 9, 61
 _MEANS = tuple(metric for metric in METRICS if metric not in ("prevalence", "majority_accuracy", "lift"))
-# What is left out first when it is narrow stands last.
-_BY_IMPORTANCE = (
-    *("accuracy", "lift", "majority_accuracy", "roc_auc", "average_precision", "f1", "prevalence"),
-    *("precision", "recall", "balanced_accuracy", "ece", "threshold", "brier"),
-)
 
 
 def eval_table(scores: Scores, subject: Subject, sort: str | None = None) -> RenderableType:
     """A row for each attribute with a bar for its lift, their mean, and a summary; the weakest are red.
 
-    sort: as in `records.sort_order`, whose UsageError is raised here and not when the table is drawn.
+    sort: as in `sort_order`, whose UsageError is raised here and not when the table is drawn.
     """
     return _EvalTable(_named(scores), subject, sort_order(scores, sort), sort_key(sort))
 
@@ -75,7 +65,7 @@ class _EvalTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = glyphs_for(options)
-        yield subject_lines(self.subject, self.scores.num_images, glyphs)
+        yield _subject_lines(self.subject, self.scores.num_images, glyphs)
         yield Text()
         yield self._rows(options.max_width, glyphs)
         yield Text()
@@ -85,14 +75,14 @@ class _EvalTable:
 
     def _rows(self, width: int, glyphs: Glyphs) -> Table:
         scores = self.scores
-        name_width = column_width(scores.attributes, "attribute")
+        name_width = _column_width(scores.attributes, "attribute")
         columns, bar_width = self._columns(width - name_width)
-        table = ruled_table()
+        table = _ruled_table()
         table.add_column("attribute", Text("mean", style="bold"), width=name_width, overflow="ellipsis")
         for metric in columns:
-            mean = "" if metric == "threshold" else SHOWN[metric].text(scores.means[metric].value, glyphs)
+            mean = "" if metric == "threshold" else FORMATS[metric].text(scores.means[metric].value, glyphs)
             style = "bold" if metric == self.key else ""
-            heading = Text(SHOWN[metric].heading, style="reverse" if metric == self.key else "")
+            heading = Text(FORMATS[metric].heading, style="reverse" if metric == self.key else "")
             table.add_column(heading, Text(mean, style="bold"), justify="right", width=_width(metric), style=style)
             if metric == "lift" and bar_width:
                 table.add_column("", self._bar(scores.means["lift"].value, bar_width, glyphs), width=bar_width)
@@ -110,7 +100,7 @@ class _EvalTable:
     def _columns(self, width: int) -> tuple[list[str], int]:
         """Which metrics fit into `width`, in METRICS' order, and the width left for the bar: 0 for none."""
         tuned = len(set(self.scores.thresholds.tolist())) > 1
-        wanted = [metric for metric in _BY_IMPORTANCE if metric != "threshold" or tuned or self.key == "threshold"]
+        wanted = [metric for metric in FORMATS if metric != "threshold" or tuned or self.key == "threshold"]
         wanted.sort(key=lambda metric: metric != self.key)
         # The bar comes after the three columns that it needs to be understood.
         needed = sum(_GAP + _width(metric) for metric in ("accuracy", "lift", "majority_accuracy"))
@@ -134,8 +124,8 @@ class _EvalTable:
         elif metric in ("prevalence", "majority_accuracy", "threshold"):
             style = "dim"
         else:
-            style = _WEAK_STYLE if is_weak and SHOWN[metric].graded else ""
-        return Text(SHOWN[metric].text(value, glyphs), style=style)
+            style = _WEAK_STYLE if is_weak and FORMATS[metric].graded else ""
+        return Text(FORMATS[metric].text(value, glyphs), style=style)
 
     def _bar(self, lift: float, width: int, glyphs: Glyphs) -> Text:
         # What the number beside the bar shows as 0.0 is 0 here too.
@@ -145,12 +135,12 @@ class _EvalTable:
 
     def _weak_metric(self) -> str:
         """By what the weakest are named: the column sorted by if it is graded, else ROC AUC, blind to prevalence."""
-        return self.key if self.key is not None and self.key in SHOWN and SHOWN[self.key].graded else "roc_auc"
+        return self.key if self.key is not None and self.key in FORMATS and FORMATS[self.key].graded else "roc_auc"
 
     def _means(self, width: int, glyphs: Glyphs) -> Table:
         """The means with their intervals, side by side in as many columns as fit."""
         num_columns = min(max(width // _MEAN_WIDTH, 1), 3)
-        num_rows = math.ceil(len(_SUMMARY) / num_columns)
+        num_rows = math.ceil(len(SUMMARY) / num_columns)
         grid = Table.grid(padding=(0, 1, 0, 0))
         for column in range(num_columns):
             grid.add_column(style="dim", no_wrap=True)
@@ -158,10 +148,10 @@ class _EvalTable:
             grid.add_column(style="dim", no_wrap=True, min_width=0 if column == num_columns - 1 else 18)
         for row in range(num_rows):
             cells: list[RenderableType] = []
-            for label, metric in _SUMMARY[row::num_rows]:
-                mean, shown = self.scores.means[metric], SHOWN[metric]
+            for metric, label in list(SUMMARY.items())[row::num_rows]:
+                mean, shown = self.scores.means[metric], FORMATS[metric]
                 value = Text(shown.text(mean.value, glyphs, 1), style="bold" if metric == "accuracy" else "")
-                cells += [label, value, Text(interval_text(metric, mean.low, mean.high))]
+                cells += [label, value, Text(shown.interval(mean.low, mean.high))]
             grid.add_row(*cells)
         return grid
 
@@ -171,11 +161,11 @@ class _EvalTable:
         grid.add_column()
         metric = self._weak_metric()
         attributes, values = self.scores.attributes, self.scores[metric]
-        weak = [f"{attributes[a]} {SHOWN[metric].text(values[a], glyphs)}" for a in weakest(self.scores, metric)]
+        weak = [f"{attributes[a]} {FORMATS[metric].text(values[a], glyphs)}" for a in weakest(self.scores, metric)]
         if weak:
-            grid.add_row(f"weakest by {SHOWN[metric].heading}", Flow(tuple(weak), style=_WEAK_STYLE))
+            grid.add_row(f"weakest by {FORMATS[metric].heading}", Flow(tuple(weak), style=_WEAK_STYLE))
         for names, metrics in self._left_out().items():
-            called = ", ".join(SHOWN[metric].name for metric in metrics)
+            called = ", ".join(FORMATS[metric].name for metric in metrics)
             grid.add_row("left out", Text(f"{called} of {_listing(names, glyphs)}: undefined, not in the mean"))
         per_cent = "per cent, but for Brier and ECE"
         if self.scores.num_resamples:
@@ -192,7 +182,7 @@ class _EvalTable:
 
 
 def _width(metric: str) -> int:
-    return max(5, cell_len(SHOWN[metric].heading))
+    return max(5, cell_len(FORMATS[metric].heading))
 
 
 def _listing(names: Sequence[str], glyphs: Glyphs) -> str:
@@ -206,7 +196,7 @@ def compare_table(
     """A row for each attribute with both values of `metric`, their difference and its interval; then the means of all.
 
     metric: a name in METRICS or a short form. sort: "attribute", "difference" (the largest gain first) or a column of
-    the second checkpoint as in `records.sort_order`, "-" in front turns it round; None leaves the attributes' order.
+    the second checkpoint as in `sort_order`, "-" in front turns it round; None leaves the attributes' order.
     Raises UsageError for a metric or column that is not there.
     """
     shown = sort_key(metric)
@@ -233,7 +223,7 @@ class _CompareTable:
         glyphs = glyphs_for(options)
         num_images = self.comparison.first.num_images
         for letter, subject in (("A", self.first), ("B", self.second)):
-            yield Text.assemble((f"{letter}  ", "bold cyan"), subject_lines(subject, num_images, glyphs))
+            yield Text.assemble((f"{letter}  ", "bold cyan"), _subject_lines(subject, num_images, glyphs))
         yield Text()
         yield self._rows(options.max_width, glyphs)
         yield Text()
@@ -244,7 +234,7 @@ class _CompareTable:
     def _rows(self, width: int, glyphs: Glyphs) -> Table:
         first, second, difference = self.comparison.first, self.comparison.second, self._difference
         mean = self.comparison.means[self.metric]
-        name_width = column_width(first.attributes, SHOWN[self.metric].name)
+        name_width = _column_width(first.attributes, FORMATS[self.metric].name)
         left = width - name_width - 3 * (_GAP + _NUMBER_WIDTH) - _GAP - 1
         with_interval = left >= _GAP + _INTERVAL_WIDTH
         left -= (_GAP + _INTERVAL_WIDTH) if with_interval else 0
@@ -253,8 +243,8 @@ class _CompareTable:
         ends = np.abs(np.stack([difference.low, difference.high, difference.value]))
         reach = float(np.nanmax(ends)) if np.isfinite(ends).any() else 0.0
 
-        table = ruled_table()
-        table.add_column(SHOWN[self.metric].name, "mean", width=name_width, overflow="ellipsis")
+        table = _ruled_table()
+        table.add_column(FORMATS[self.metric].name, "mean", width=name_width, overflow="ellipsis")
         for title in ("A", "B", "B-A"):
             table.add_column(title, justify="right", width=_NUMBER_WIDTH)
         table.add_column("", width=1)
@@ -266,7 +256,7 @@ class _CompareTable:
         def cells(before: float, after: float, change: Difference, at: int | tuple[()]) -> list[RenderableType]:
             style, mark = self._verdict(self.metric, change, at, glyphs)
             value, low, high = float(change.value[at]), float(change.low[at]), float(change.high[at])
-            shown = SHOWN[self.metric]
+            shown = FORMATS[self.metric]
             row = [
                 Text(shown.text(before, glyphs)),
                 Text(shown.text(after, glyphs)),
@@ -274,7 +264,7 @@ class _CompareTable:
                 Text(mark, style=style),
             ]
             if with_interval:
-                row.append(Text(_short_interval(self.metric, low, high), style="dim"))
+                row.append(Text(shown.interval(low, high, 0, signed=True), style="dim"))
             if plot_width:
                 row.append(interval_plot(value, low, high, reach, plot_width, style or "dim", glyphs))
             return list(row)
@@ -292,19 +282,19 @@ class _CompareTable:
         return self.comparison.per_attribute[self.metric]
 
     def _axis(self, reach: float, width: int, glyphs: Glyphs) -> Text:
-        shown = SHOWN[self.metric]
+        shown = FORMATS[self.metric]
         left, right = shown.text(-reach, glyphs, signed=True), shown.text(reach, glyphs, signed=True)
         return Text(f"{left}{'0'.center(width - len(left) - len(right))}{right}", style="dim not bold")
 
     def _means(self, glyphs: Glyphs) -> Table:
-        table = ruled_table()
+        table = _ruled_table()
         table.show_footer = False
         table.add_column("mean of", no_wrap=True)
         for title in ("A", "B", "B-A", "95 % interval"):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("B is", no_wrap=True)
         for metric in _MEANS:
-            change, shown = self.comparison.means[metric], SHOWN[metric]
+            change, shown = self.comparison.means[metric], FORMATS[metric]
             before, after = self.comparison.both(metric)
             style, mark = self._verdict(metric, change, (), glyphs)
             if mark:
@@ -317,7 +307,7 @@ class _CompareTable:
                 shown.text(before, glyphs, 1),
                 shown.text(after, glyphs, 1),
                 Text(shown.text(float(change.value), glyphs, 1, signed=True), style=style),
-                Text(interval_text(metric, float(change.low), float(change.high), signed=True), style="dim"),
+                Text(shown.interval(float(change.low), float(change.high), signed=True), style="dim"),
                 Text(verdict, style=style or "dim"),
             )
         return table
@@ -344,8 +334,30 @@ def _sign(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
-def _short_interval(metric: str, low: float, high: float) -> str:
-    if math.isnan(low):
-        return ""
-    shown = SHOWN[metric]
-    return f"[{shown.text(low, signed=True)}, {shown.text(high, signed=True)}]"
+def _subject_lines(subject: Subject, num_images: int, glyphs: Glyphs) -> Text:
+    """Two lines: which checkpoint, and on which images it was scored how."""
+    images = "image" if num_images == 1 else "images"
+    parts = [f"{subject.data_source} {subject.split}", f"{num_images:,} {images}", f"thresholds {subject.thresholds}"]
+    if subject.calibration is not None:
+        parts.append(f"calibration {subject.calibration}")
+    step = "" if subject.step is None else f"  step {subject.step:,}"
+    how = printable(f" {glyphs.dot} ".join(parts))
+    return Text.assemble((printable(subject.checkpoint), "bold"), (step, "dim"), "\n", (how, "dim"))
+
+
+def _ruled_table() -> Table:
+    """A table with a rule below its heading and one above its foot, columns two cells apart."""
+    return Table(
+        box=box.SIMPLE,
+        show_edge=False,
+        show_footer=True,
+        pad_edge=False,
+        padding=(0, 0, 0, 1),
+        header_style="bold",
+        border_style="dim",
+    )
+
+
+def _column_width(names: Sequence[str], heading: str) -> int:
+    """Cells for a column of names, MAX_NAME at most."""
+    return min(max(cell_len(name) for name in (heading, *names)), MAX_NAME)

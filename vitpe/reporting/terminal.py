@@ -1,10 +1,14 @@
-"""Horizontal bars out of characters for tables on a terminal, out of ASCII where there is nothing else."""
+"""Bars, interval plots and lists out of characters, for tables on a terminal; out of ASCII where it has no others."""
 
 import math
 from dataclasses import dataclass
 
-from rich.console import ConsoleOptions
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
+
+MAX_NAME = 28
+"""Cells for a column of names, at most."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +104,21 @@ def interval_plot(
         if not math.isnan(value):
             cells[cell(value)] = Text(glyphs.point, style=style)
     return Text().join(cells)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Short texts one after the other, broken into lines only between them."""
+
+    items: tuple[str, ...]
+    separator: str = ", "
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines: list[str] = []
+        for item in self.items:
+            if lines and cell_len(lines[-1] + self.separator + item) < options.max_width:
+                lines[-1] += self.separator + item
+            else:
+                lines.append(item)
+        yield Text(f"{self.separator.rstrip()}\n".join(lines), style=self.style)
