@@ -20,7 +20,7 @@ from vitpe.config import (
     with_values,
 )
 from vitpe.errors import UsageError, VitpeError
-from vitpe.fields import differences, from_json, to_json
+from vitpe.fields import changed_fields, from_json, to_json
 
 positive = st.floats(min_value=1e-300, max_value=1_000)
 share = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -91,7 +91,7 @@ json_values = st.recursive(
 def test_json_round_trip(config: RunConfig) -> None:
     assert from_json(RunConfig, json.loads(json.dumps(to_json(config))), "test") == config
     assert with_values(config, {}) == config
-    assert differences(config, config) == []
+    assert changed_fields(config, config) == []
 
 
 def leaves() -> list[tuple[str, str]]:
@@ -113,7 +113,7 @@ def test_any_json_value_is_taken_or_refused_by_name(leaf: tuple[str, str], value
     taken = getattr(getattr(config, section), name)
     expected = tuple(value) if isinstance(value, list) else value
     assert taken == expected or math.isnan(taken)
-    changed = {difference.key for difference in differences(RunConfig(), config)}
+    changed = {change.key for change in changed_fields(RunConfig(), config)}
     assert changed <= {f"{section}.{name}"}
 
 

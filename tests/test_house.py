@@ -21,7 +21,7 @@ FLOORS = (
     {"model"},
     {"data"},
     {"faces"},
-    {"celeba", "config", "device", "fields", "files", "launch", "memory", "outputs", "text", "errors", "__init__"},
+    {"celeba", "config", "device", "fields", "files", "outputs", "text", "errors", "__init__"},
 )
 """From the top down: a room imports itself and what lies below it."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

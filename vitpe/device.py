@@ -4,13 +4,13 @@ import torch
 
 from vitpe.errors import UsageError
 from vitpe.files import provide_temporary_folder
-from vitpe.launch import read_launch
 
 
-def select_device(name: str | None) -> torch.device:
+def select_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The named device ("cpu", "cuda", "cuda:1", "mps"), or the best there is for None.
 
-    Under torchrun "cuda" means the worker's own GPU. Raises UsageError for a device that is unknown or not there.
+    local_rank: which GPU "cuda" is; that of a worker among those of its machine.
+    Raises UsageError for a device that is unknown or not there.
     """
     provide_temporary_folder()
     available = _available()
@@ -23,7 +23,7 @@ def select_device(name: str | None) -> torch.device:
     if device.type not in available:
         raise UsageError(f"no device {name!r} here", f"this machine has {', '.join(available)}")
     if device.type == "cuda":
-        index = read_launch().local_rank if device.index is None else device.index
+        index = local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
             raise UsageError(f"no device 'cuda:{index}' here", f"this machine has {torch.cuda.device_count()} GPUs")
         device = torch.device("cuda", index)

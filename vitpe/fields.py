@@ -66,7 +66,7 @@ def check_bounds(config: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ChangedField:
     """A value that two configurations do not share; key is dotted, as in "train.batch_size"."""
 
     key: str
@@ -74,15 +74,15 @@ class Difference:
     new: Any
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[Difference]:
+def changed_fields(old: Any, new: Any, prefix: str = "") -> list[ChangedField]:
     """Every leaf in which two dataclasses of one type differ."""
-    found: list[Difference] = []
+    found: list[ChangedField] = []
     for f in dataclasses.fields(old):
         a, b = getattr(old, f.name), getattr(new, f.name)
         if dataclasses.is_dataclass(a):
-            found += differences(a, b, f"{prefix}{f.name}.")
+            found += changed_fields(a, b, f"{prefix}{f.name}.")
         elif a != b:
-            found.append(Difference(prefix + f.name, a, b))
+            found.append(ChangedField(prefix + f.name, a, b))
     return found
 
 

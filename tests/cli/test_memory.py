@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.helpers.in_process import call_vitpe
+from vitpe.cli.memory import enough_memory
 from vitpe.errors import VitpeError
 from vitpe.inference import evaluate as run
-from vitpe.memory import enough_memory
 
 GPU_MESSAGE = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.20 GiB of which 3 MiB is"

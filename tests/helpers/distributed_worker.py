@@ -12,7 +12,7 @@ import torch
 
 from vitpe.__main__ import main
 from vitpe.cli.console import TrainReporter
-from vitpe.training import peers
+from vitpe.training import heartbeat
 
 
 def happen(what: str) -> None:
@@ -42,7 +42,7 @@ def patch(what: str, rank: str, step: str) -> None:
 
 
 if __name__ == "__main__":
-    peers.PATIENCE_SECONDS = float(os.environ.get("PATIENCE", peers.PATIENCE_SECONDS))
+    heartbeat.PATIENCE_SECONDS = float(os.environ.get("PATIENCE", heartbeat.PATIENCE_SECONDS))
     patch(*sys.argv[1:4])
     sys.argv = ["vitpe", *sys.argv[4:]]
     main()

@@ -49,7 +49,7 @@ from vitpe.training import optimizer as optimizer_module
 from vitpe.training.forward import CompiledOrNot, TrainForward
 from vitpe.training.loop import Plan, Trainer
 from vitpe.training.muon import BatchedMuon
-from vitpe.training.optimizer import Average
+from vitpe.training.optimizer import ExponentialMovingAverage
 from vitpe.training.whitening import Whitening
 from vitpe.training.workers import Workers
 
@@ -269,7 +269,7 @@ def test_a_step(name: str, patch_keep: float) -> None:
 @pytest.mark.parametrize("values", [{"muon_lr": None}, {"whiten": False}, {"ema_decay": 0.0}, {"precision": "fp32"}])
 def test_other_recipes(values: dict[str, Any]) -> None:
     if "ema_decay" in values:
-        with mock.patch.object(Average, "update", side_effect=AssertionError):
+        with mock.patch.object(ExponentialMovingAverage, "update", side_effect=AssertionError):
             one_step("tiny", **values)
     else:
         one_step("tiny", **values)
@@ -313,7 +313,7 @@ def _reads_the_loss(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _branches_on_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update(self: Average, step: int) -> None:
+    def update(self: ExponentialMovingAverage, step: int) -> None:
         original(self, step)
         if (next(iter(self.tensors.values())) > 1e9).any():
             raise AssertionError
@@ -322,7 +322,7 @@ def _branches_on_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _copies_to_the_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update(self: Average, step: int) -> None:
+    def update(self: ExponentialMovingAverage, step: int) -> None:
         original(self, step)
         self.spare = {name: value.to("cpu", non_blocking=True) for name, value in self.tensors.items()}
 
@@ -354,8 +354,8 @@ def _counts_kept(original: Callable[..., Any]) -> Callable[..., Any]:
     ("owner", "method", "fault"),
     [
         (Trainer, "_update", _reads_the_loss),
-        (Average, "update", _branches_on_numbers),
-        (Average, "update", _copies_to_the_cpu),
+        (ExponentialMovingAverage, "update", _branches_on_numbers),
+        (ExponentialMovingAverage, "update", _copies_to_the_cpu),
         (TrainForward, "forward", _mask_from_the_cpu),
         (TrainForward, "forward", _mean_sent_at_each_step),
         (TrainForward, "forward", _counts_kept),

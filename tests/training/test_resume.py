@@ -326,7 +326,7 @@ def test_precision_is_stored_as_it_was_chosen_and_kept_elsewhere(
     def choose(config: TrainConfig, device: torch.device) -> str:
         return chosen if config.precision == "auto" else config.precision
 
-    for module in ("run", "loop"):
+    for module in ("train", "loop"):
         monkeypatch.setattr(f"vitpe.training.{module}.choose_precision", choose)
     run, values = RunFolder(tmp_path / "runs"), {"train__precision": "auto"}
     train_tiny(celeba, run.path, train__steps=3, **values)

@@ -29,7 +29,7 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import load_checkpoint, read_info, read_tensors
 from vitpe.runs.folder import TIMING_COLUMNS, RunFolder
 from vitpe.runs.state import load_state
-from vitpe.training.optimizer import Average, learning_rate_factor, make_optimizers
+from vitpe.training.optimizer import ExponentialMovingAverage, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
 from vitpe.training.train import train
 
@@ -159,7 +159,7 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
 def test_the_average_is_the_one_computed_by_hand() -> None:
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(1.0)
-    average = Average(model, decay=0.3)
+    average = ExponentialMovingAverage(model, decay=0.3)
     expected = 1.0
     for step, value in enumerate([2.0, -1.0, 4.0, 8.0, 0.5]):
         model.weight.data.fill_(value)

@@ -49,7 +49,7 @@ from vitpe.config import (
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.inference.inputs import Asked
-from vitpe.launch import read_launch
+from vitpe.training.launch import read_launch
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
 app = typer.Typer(
@@ -147,7 +147,7 @@ def train(
         result = train(
             config,
             run,
-            select_device(device),
+            select_device(device, launch.local_rank),
             reporter,
             resume=resume,
             init=init,

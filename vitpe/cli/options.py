@@ -11,10 +11,10 @@ import typer
 from typer.core import TyperCommand
 
 from vitpe import __version__
+from vitpe.cli.memory import enough_memory
 from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, TrainConfig
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
-from vitpe.memory import enough_memory
 from vitpe.text import brief
 
 

@@ -44,8 +44,8 @@ from vitpe.runs.state import Machine, Progress, TrainState, save_state
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.compile_cache import use_private_cache
 from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision
-from vitpe.training.optimizer import Average, Optimizers, learning_rate_factor, make_optimizers
-from vitpe.training.peers import STEP
+from vitpe.training.heartbeat import STEP
+from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
 from vitpe.training.whitening import NUM_IMAGES, Whitening
 from vitpe.training.workers import Workers
@@ -88,7 +88,7 @@ class Trainer:
         self._config, self._info, self._folder, self._reporter = config, info, folder, reporter
         self._workers, self._device, self.plan = workers, device, plan
         self._model = model.to(device)
-        self._average = Average(model, config.ema_decay) if config.ema_decay else None
+        self._average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self._whitening: Whitening | None = None
         self._loss_sum = torch.zeros((), device=device)
         self._state_saved_at = time.monotonic()
@@ -127,7 +127,7 @@ class Trainer:
             average=_copies(self._average.tensors) if self._average is not None else {},
             optimizer=_copies(self._optimizers.state_tensors()) if self.step else {},
             whitening=_copies(self._whitening.tensors()) if self._whitening is not None else {},
-            loss_sums=self._workers.gather(self._loss_sum),
+            loss_sums=self._workers.all_gather(self._loss_sum),
         )
 
     def restore(self, state: TrainState) -> None:
@@ -200,14 +200,14 @@ class Trainer:
                     self._update(forward, batch)
                 with self._workers.doing("writing"):
                     self._after_step(clock, valid, writer)
-                signal_number, save_signal, overdue = self._workers.highest(
+                signal_number, save_signal, overdue = self._workers.all_max(
                     stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
                 )
                 if (signal_number or save_signal or overdue) and not self.finished:
                     self._save_state(writer)
                 if signal_number and not self.finished:
                     writer.wait()
-                    self._workers.highest(0)  # torchrun ends all at the first exit: leave when all is saved
+                    self._workers.all_max(0)  # torchrun ends all at the first exit: leave when all is saved
                     raise Interrupted(signal_number, self.step, stop.hint)
                 if save_signal:
                     stop.save_signal = None
@@ -224,7 +224,7 @@ class Trainer:
             for batch in train.sample(NUM_IMAGES, self._config.seed)
         )
         measured = Whitening.measure(patches).to(self._device)
-        return Whitening(**{name: self._workers.same(value) for name, value in measured.tensors().items()})
+        return Whitening(**{name: self._workers.broadcast(value) for name, value in measured.tensors().items()})
 
     def _forward(self) -> nn.Module:
         precision = choose_precision(self._config, self._device)
@@ -290,7 +290,7 @@ class Trainer:
 
     def _take_mean_loss(self) -> float:
         """Of all workers, since the last call."""
-        loss = float(self._workers.mean(self._loss_sum / self.progress.num_losses))
+        loss = float(self._workers.all_reduce_mean(self._loss_sum / self.progress.num_losses))
         if not np.isfinite(loss):
             raise VitpeError(
                 f"the loss became {loss} at step {self.step}",

@@ -102,7 +102,7 @@ def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> f
     return min(rising, falling, 1.0)
 
 
-class Average:
+class ExponentialMovingAverage:
     """Exponential moving average of the weights (Polyak & Juditsky 1992), with the short memory of a young run:
     the decay at step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
     """

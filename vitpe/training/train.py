@@ -18,7 +18,7 @@ from vitpe.data.sources import open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
-from vitpe.fields import differences
+from vitpe.fields import changed_fields
 from vitpe.model.convert import convert_state_dict
 from vitpe.model.grid import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
@@ -124,7 +124,7 @@ def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
         wanted = replace(wanted, train=replace(wanted.train, precision=stored.train.precision))
     refused = [
         d
-        for d in differences(stored, wanted)
+        for d in changed_fields(stored, wanted)
         if d.key not in MAY_CHANGE and not (d.key in _PATHS and not {None, DRAWN_FACES} & {d.old, d.new})
     ]
     if refused:
@@ -231,7 +231,7 @@ def _resume(trainer: Trainer, run: RunFolder, workers: Workers, reporter: Report
     here = trainer.machine
     trainer.restore(state)
     num_steps = trainer.plan.num_steps
-    if not workers.agree(trainer.step):
+    if not workers.all_equal(trainer.step):
         raise VitpeError(f"the workers find different states in {run.path}", "use a folder that all of them share")
     if trainer.step > num_steps:
         raise UsageError(f"the run has done {trainer.step} steps, more than {num_steps}", "resume with more --steps")

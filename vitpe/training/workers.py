@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from vitpe.launch import Launch
-from vitpe.training.peers import WAITING, Peers, connect
+from vitpe.training.heartbeat import WAITING, Heartbeat, connect
+from vitpe.training.launch import Launch
 
 _HOST_TIMEOUT: Final = timedelta(hours=12)
 """Of values on the host, for which workers also wait while the first one scores."""
@@ -25,7 +25,7 @@ class Workers:
 
     rank: int = 0
     world_size: int = 1
-    peers: Peers | None = None
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_first(self) -> bool:
@@ -33,14 +33,14 @@ class Workers:
 
     def doing(self, what: str) -> AbstractContextManager[None]:
         """Within, others that wait for this worker can tell why: it is `what`."""
-        return self.peers.doing(what) if self.peers else nullcontext()
+        return self.heartbeat.doing(what) if self.heartbeat else nullcontext()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over all workers in the backward pass."""
         with self.doing(WAITING):
             return DistributedDataParallel(model) if self.world_size > 1 else model
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
+    def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of `value` over all workers."""
         if self.world_size > 1:
             with self.doing(WAITING):
@@ -48,14 +48,14 @@ class Workers:
             value /= self.world_size
         return value
 
-    def same(self, value: torch.Tensor) -> torch.Tensor:
+    def broadcast(self, value: torch.Tensor) -> torch.Tensor:
         """The first worker's `value`, for all."""
         if self.world_size > 1:
             with self.doing(WAITING):
                 dist.broadcast(value, src=0)
         return value
 
-    def highest(self, *values: int) -> list[int]:
+    def all_max(self, *values: int) -> list[int]:
         """The largest of all workers' values, one by one: how one worker's wish reaches all at the same step."""
         if self.world_size == 1:
             return list(values)
@@ -64,12 +64,12 @@ class Workers:
             dist.all_reduce(shared, dist.ReduceOp.MAX, group=_host_group())
         return [int(value) for value in shared]
 
-    def agree(self, value: int) -> bool:
+    def all_equal(self, value: int) -> bool:
         """Whether all workers have the same value."""
-        highest, negative_lowest = self.highest(value, -value)
+        highest, negative_lowest = self.all_max(value, -value)
         return highest == -negative_lowest
 
-    def gather(self, value: torch.Tensor) -> torch.Tensor:
+    def all_gather(self, value: torch.Tensor) -> torch.Tensor:
         """A number of each worker → (world_size,) on the CPU, by rank."""
         host = value.detach().to("cpu", copy=True)
         if self.world_size == 1:
@@ -100,8 +100,8 @@ def joined(launch: Launch, tell: Callable[[str], None]) -> Iterator[Workers]:
         yield ALONE
         return
     store = connect(launch, tell)
-    peers = Peers(launch, store.clone(), tell)  # type: ignore[arg-type]  # a clone has the same class
-    peers.arrive()
+    heartbeat = Heartbeat(launch, store.clone(), tell)  # type: ignore[arg-type]  # a clone has the same class
+    heartbeat.wait_for_all()
     on_gpus = torch.cuda.is_available()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
@@ -110,11 +110,11 @@ def joined(launch: Launch, tell: Callable[[str], None]) -> Iterator[Workers]:
         world_size=launch.world_size,
     )
     _groups["host"] = dist.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
-    peers.watch()
+    heartbeat.start()
     try:
-        yield Workers(launch.rank, launch.world_size, peers)
+        yield Workers(launch.rank, launch.world_size, heartbeat)
     except BaseException as error:
-        end = peers.end_with(error)
+        end = heartbeat.error_to_raise(error)
         if on_gpus and (world := dist.group.WORLD) is not None:
             with suppress(RuntimeError):
                 world.abort()  # to leave in order, NCCL would wait for the workers that are gone
@@ -122,6 +122,6 @@ def joined(launch: Launch, tell: Callable[[str], None]) -> Iterator[Workers]:
             raise
         raise end from error
     finally:
-        peers.end()
+        heartbeat.stop()
         _groups.clear()
         dist.destroy_process_group()

@@ -19,7 +19,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from vitpe.errors import UsageError, VitpeError
-from vitpe.launch import Launch
+from vitpe.training.launch import Launch
 
 JOIN_SECONDS = 600.0
 """How long a worker waits at the start for the others."""
@@ -29,7 +29,7 @@ LEAVE_SECONDS = 20.0
 """How long a worker may take to end after another failed; torchrun kills it after 30."""
 
 _BEAT_SECONDS: Final = 1.0
-_SAME_WORD_SECONDS: Final = 0.5
+_SAME_ERROR_SECONDS: Final = 0.5
 
 STEP: Final = "in a step"
 WAITING: Final = "waiting"
@@ -39,22 +39,22 @@ _MAY_WAIT: Final = (STEP, WAITING)
 T = TypeVar("T")
 
 
-class Peers:
+class Heartbeat:
     """This worker's view of the others. tell: shows the user one line."""
 
     def __init__(self, launch: Launch, store: TCPStore, tell: Callable[[str], None]) -> None:
         self._rank, self._world_size, self._tell = launch.rank, launch.world_size, tell
         self._store = store
-        self._store_keepers = [] if _torchrun_keeps_store() else [0]
+        self._store_hosts = [] if _torchrun_hosts_store() else [0]
         self._others = [rank for rank in range(launch.world_size) if rank != launch.rank]
         self._doing, self._since = "starting", time.monotonic()
         self._beats = 0
-        self._seen: dict[int, tuple[str, float]] = {}  # what each showed last, and when it was new
+        self._last_beats: dict[int, tuple[str, float]] = {}  # what each showed last, and when it was new
         self._answered = time.monotonic()
         self._told_since = -1.0
         self._told: set[str] = set()
         self._failed = False
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -66,9 +66,9 @@ class Peers:
         finally:
             self._doing, self._since = before, time.monotonic()
 
-    def arrive(self) -> None:
+    def wait_for_all(self) -> None:
         """Return when all workers are here. VitpeError after JOIN_SECONDS, naming who is not."""
-        self._show()
+        self._beat()
         began, told = time.monotonic(), False
         missing = self._others
         while missing := [rank for rank in missing if not self._store.check([f"beat/{rank}"])]:
@@ -80,44 +80,44 @@ class Peers:
                 self._tell(f"waiting for {_ranks(missing)}, not there yet after {waited:.0f} s")
             time.sleep(0.05)
 
-    def watch(self) -> None:
+    def start(self) -> None:
         """Begin to show that this worker lives, and to watch the others."""
-        threading.Thread(target=self._watch, name="vitpe-peers", daemon=True).start()
+        threading.Thread(target=self._watch, name="vitpe-heartbeat", daemon=True).start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop watching."""
-        self._ended.set()
+        self._stopped.set()
 
-    def end_with(self, error: BaseException) -> BaseException:
+    def error_to_raise(self, error: BaseException) -> BaseException:
         """What this worker should raise at its end by `error`, so that one worker tells it to the user: the error
         itself, another, or SystemExit, in silence.
         """
         if _is_lost_connection(error):
-            return self._after_loss()
+            return self._after_lost_connection()
         code = _exit_code(error)
         if code == 0:
             return error
         self._failed = True
         kind = "failed" if code < 128 else "stopped"
-        _ask(lambda: self._store.set(kind, str(code)))
-        if isinstance(error, VitpeError) and not self._may_say(error.message):
+        _ask_store(lambda: self._store.set(kind, str(code)))
+        if isinstance(error, VitpeError) and not self._is_first_to_report(error.message):
             return SystemExit(code)
         return error
 
-    def _after_loss(self) -> BaseException:
+    def _after_lost_connection(self) -> BaseException:
         """Another worker closed its connections. Where it does not say why within moments, it was killed."""
-        _ask(lambda: self._store.set(f"lost/{self._rank}", ""))
+        _ask_store(lambda: self._store.set(f"lost/{self._rank}", ""))
         deadline = time.monotonic() + 4 * _BEAT_SECONDS
         while time.monotonic() < deadline:
-            code = _ask(self._failure)
+            code = _ask_store(self._failure)
             if code is not None:
-                time.sleep(_SAME_WORD_SECONDS)  # torchrun ends all at the first exit: let it be the one that tells
+                time.sleep(_SAME_ERROR_SECONDS)  # torchrun ends all at the first exit: let it be the one that tells
                 return SystemExit(code)
             time.sleep(0.1)
-        gone = _ask(self._gone)
+        gone = _ask_store(self._gone)
         if gone is None:
-            gone = self._store_keepers  # with whom the store is gone
-        if not self._may_say("gone"):
+            gone = self._store_hosts  # with whom the store is gone
+        if not self._is_first_to_report("gone"):
             return SystemExit(1)
         return VitpeError(
             f"{_ranks(gone) if gone else 'another worker'} of this run is gone",
@@ -134,57 +134,57 @@ class Peers:
                 return int(self._store.get(kind))
         return None
 
-    def _may_say(self, message: str) -> bool:
+    def _is_first_to_report(self, message: str) -> bool:
         """Whether no other worker says the same; the first worker goes before the others."""
         key = f"said/{message}"
         if self._rank:
-            deadline = time.monotonic() + _SAME_WORD_SECONDS
-            while time.monotonic() < deadline and not _ask(lambda: self._store.check([key])):
+            deadline = time.monotonic() + _SAME_ERROR_SECONDS
+            while time.monotonic() < deadline and not _ask_store(lambda: self._store.check([key])):
                 time.sleep(0.02)
-        first = _ask(lambda: self._store.add(key, 1)) in (1, None)
+        first = _ask_store(lambda: self._store.add(key, 1)) in (1, None)
         if not first:
-            time.sleep(_SAME_WORD_SECONDS)  # torchrun ends all at the first exit: let it be the one that tells
+            time.sleep(_SAME_ERROR_SECONDS)  # torchrun ends all at the first exit: let it be the one that tells
         return first
 
     def _watch(self) -> None:
         failed_at: float | None = None
-        asked = _apart(self._exchange)
-        while not self._ended.wait(_BEAT_SECONDS):
+        asked = _in_thread(self._exchange)
+        while not self._stopped.wait(_BEAT_SECONDS):
             now = time.monotonic()
             if asked.done():
                 code = None if asked.exception() else asked.result()
                 self._answered = self._answered if code is None else now
                 if code and not self._failed:
                     failed_at = failed_at or now
-                asked = _apart(self._exchange)
+                asked = _in_thread(self._exchange)
             if failed_at is not None and now - failed_at > LEAVE_SECONDS:
                 sys.stderr.flush()
                 os._exit(1)  # the thread that trains is in a call that does not return; another worker told why
             if self._doing in _MAY_WAIT and now - self._since > PATIENCE_SECONDS:
-                self._say_who_is_awaited(now)
+                self._report_awaited(now)
 
     def _exchange(self) -> int:
         """Show that this worker lives, see who else does. The exit code of a worker that failed, 0 for none."""
-        self._show()
+        self._beat()
         if self._store.check(["failed"]):
             return int(self._store.get("failed"))
         if time.monotonic() - self._since > _silent_seconds():
             shown = self._store.multi_get([f"beat/{rank}" for rank in self._others])
             for rank, value in zip(self._others, shown, strict=True):
-                if self._seen.get(rank, ("", 0.0))[0] != value.decode():
-                    self._seen[rank] = (value.decode(), time.monotonic())
+                if self._last_beats.get(rank, ("", 0.0))[0] != value.decode():
+                    self._last_beats[rank] = (value.decode(), time.monotonic())
         return 0
 
-    def _show(self) -> None:
+    def _beat(self) -> None:
         self._beats += 1
         self._store.set(f"beat/{self._rank}", f"{self._beats} {self._doing}")
 
-    def _say_who_is_awaited(self, now: float) -> None:
+    def _report_awaited(self, now: float) -> None:
         """Once in a wait, by the first worker that is not awaited itself; what another does, only once in a run."""
-        doing = {rank: shown.partition(" ")[2] for rank, (shown, _) in self._seen.items()}
-        silent = [rank for rank, (_, new_at) in self._seen.items() if now - new_at > _silent_seconds()]
+        doing = {rank: shown.partition(" ")[2] for rank, (shown, _) in self._last_beats.items()}
+        silent = [rank for rank, (_, new_at) in self._last_beats.items() if now - new_at > _silent_seconds()]
         if now - self._answered > _silent_seconds():
-            doing, silent = {}, self._store_keepers
+            doing, silent = {}, self._store_hosts
         busy = [rank for rank in doing if rank not in silent and doing[rank] not in _MAY_WAIT]
         there = set(range(self._world_size)) - {*silent, *busy}
         if self._told_since == self._since or self._rank != min(there) or not (silent or busy):
@@ -204,10 +204,10 @@ def connect(launch: Launch, tell: Callable[[str], None]) -> TCPStore:
         socket.getaddrinfo(launch.address, launch.port)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"MASTER_ADDR {launch.address!r} is no known machine", "name the machine of rank 0") from error
-    keeps = launch.rank == 0 and not _torchrun_keeps_store()
+    hosts = launch.rank == 0 and not _torchrun_hosts_store()
     timeout = timedelta(seconds=JOIN_SECONDS)
-    connected = _apart(
-        lambda: TCPStore(launch.address, launch.port, launch.world_size, keeps, timeout, wait_for_workers=False)
+    connected = _in_thread(
+        lambda: TCPStore(launch.address, launch.port, launch.world_size, hosts, timeout, wait_for_workers=False)
     )
     try:
         try:
@@ -216,7 +216,7 @@ def connect(launch: Launch, tell: Callable[[str], None]) -> TCPStore:
             tell(f"waiting for rank 0 at {place}")
         return connected.result()
     except RuntimeError as error:
-        if keeps:
+        if hosts:
             hint = "set MASTER_PORT to a free one, the same for all workers"
             raise UsageError(f"cannot listen at {place} (MASTER_ADDR, MASTER_PORT): {_reason(error)}", hint) from error
         hint = "see the message of rank 0; MASTER_ADDR and MASTER_PORT name where it is"
@@ -228,8 +228,8 @@ def _silent_seconds() -> float:
     return PATIENCE_SECONDS / 3
 
 
-def _torchrun_keeps_store() -> bool:
-    """torchrun itself keeps a store for its workers; without it rank 0 does."""
+def _torchrun_hosts_store() -> bool:
+    """torchrun itself hosts a store for its workers; without it rank 0 does."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -237,8 +237,8 @@ def _reason(error: Exception) -> str:
     return "the port is in use" if "EADDRINUSE" in str(error) else " ".join(str(error).split())[:100]
 
 
-def _apart(call: Callable[[], T]) -> Future[T]:
-    """`call` in a thread of its own: a store whose keeper is stopped does not answer, and Ctrl-C would not end that."""
+def _in_thread(call: Callable[[], T]) -> Future[T]:
+    """`call` in a thread of its own: a store whose host is stopped does not answer, and Ctrl-C would not end that."""
     outcome: Future[T] = Future()
 
     def run() -> None:
@@ -251,10 +251,10 @@ def _apart(call: Callable[[], T]) -> Future[T]:
     return outcome
 
 
-def _ask(call: Callable[[], T]) -> T | None:
-    """What `call` of a store returns; None where the store is gone or its keeper stopped."""
+def _ask_store(call: Callable[[], T]) -> T | None:
+    """What `call` of a store returns; None where the store is gone or its host stopped."""
     try:
-        return _apart(call).result(_silent_seconds())
+        return _in_thread(call).result(_silent_seconds())
     except (RuntimeError, TimeoutError):
         return None
 
