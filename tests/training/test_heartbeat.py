@@ -1,4 +1,4 @@
-"""What workers tell each other, without processes: who is waited for, and which of them tells it."""
+"""Heartbeats of workers, without processes: who is waited for, and which of them tells the user."""
 
 import time
 from collections.abc import Iterator

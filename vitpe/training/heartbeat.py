@@ -1,7 +1,7 @@
-"""What the workers of a run tell each other beside their sums: that they live, what they do, that one failed.
+"""Heartbeats of a run's workers: each tells the others that it lives, what it is doing, and that it failed.
 
-A worker that fails leaves the others in the middle of a sum that never ends, and one that hangs does so without a
-word. So each has a thread that shows every second that it lives, and sees what the others show.
+A collective operation (all_reduce and the like) never returns when a worker failed or hangs, and says nothing. So each
+worker has a thread that writes a heartbeat into the shared store every second, and reads those of the others.
 """
 
 import os
@@ -24,7 +24,7 @@ from vitpe.training.launch import Launch
 JOIN_SECONDS = 600.0
 """How long a worker waits at the start for the others."""
 PATIENCE_SECONDS = 30.0
-"""After so long a user is told who is waited for."""
+"""After waiting so long, the user is told for which worker."""
 LEAVE_SECONDS = 20.0
 """How long a worker may take to end after another failed; torchrun kills it after 30."""
 
@@ -34,13 +34,13 @@ _SAME_ERROR_SECONDS: Final = 0.5
 STEP: Final = "in a step"
 WAITING: Final = "waiting"
 _MAY_WAIT: Final = (STEP, WAITING)
-"""Where a worker may be waiting for others; whatever else one does, it is others that wait for it."""
+"""In these a worker may be waiting for another one. In anything else it is busy, and others wait for it."""
 
 T = TypeVar("T")
 
 
 class Heartbeat:
-    """This worker's view of the others. tell: shows the user one line."""
+    """This worker's heartbeat, and what it knows of the others by theirs. tell: shows the user one line."""
 
     def __init__(self, launch: Launch, store: TCPStore, tell: Callable[[str], None]) -> None:
         self._rank, self._world_size, self._tell = launch.rank, launch.world_size, tell
@@ -49,7 +49,7 @@ class Heartbeat:
         self._others = [rank for rank in range(launch.world_size) if rank != launch.rank]
         self._doing, self._since = "starting", time.monotonic()
         self._beats = 0
-        self._last_beats: dict[int, tuple[str, float]] = {}  # what each showed last, and when it was new
+        self._last_beats: dict[int, tuple[str, float]] = {}  # rank → its last one, and when that came
         self._answered = time.monotonic()
         self._told_since = -1.0
         self._told: set[str] = set()
@@ -58,7 +58,7 @@ class Heartbeat:
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Within, others that wait for this worker can say why."""
+        """Within, this worker's heartbeat says that it is `what`, which others that wait for it can show."""
         before = self._doing
         self._doing, self._since = what, time.monotonic()
         try:
@@ -81,16 +81,16 @@ class Heartbeat:
             time.sleep(0.05)
 
     def start(self) -> None:
-        """Begin to show that this worker lives, and to watch the others."""
+        """Start the thread that sends this worker's heartbeats and reads the others'."""
         threading.Thread(target=self._watch, name="vitpe-heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching."""
+        """End the thread."""
         self._stopped.set()
 
     def error_to_raise(self, error: BaseException) -> BaseException:
-        """What this worker should raise at its end by `error`, so that one worker tells it to the user: the error
-        itself, another, or SystemExit, in silence.
+        """What to raise in place of `error`, which ends this worker, so that only one worker tells the user: the error
+        itself, another one, or SystemExit, which is silent.
         """
         if _is_lost_connection(error):
             return self._after_lost_connection()
@@ -105,7 +105,7 @@ class Heartbeat:
         return error
 
     def _after_lost_connection(self) -> BaseException:
-        """Another worker closed its connections. Where it does not say why within moments, it was killed."""
+        """Another worker closed its connections. If it does not report a failure within seconds, it was killed."""
         _ask_store(lambda: self._store.set(f"lost/{self._rank}", ""))
         deadline = time.monotonic() + 4 * _BEAT_SECONDS
         while time.monotonic() < deadline:
@@ -135,7 +135,7 @@ class Heartbeat:
         return None
 
     def _is_first_to_report(self, message: str) -> bool:
-        """Whether no other worker says the same; the first worker goes before the others."""
+        """Whether no other worker reports this message; rank 0 has precedence."""
         key = f"said/{message}"
         if self._rank:
             deadline = time.monotonic() + _SAME_ERROR_SECONDS
@@ -164,7 +164,7 @@ class Heartbeat:
                 self._report_awaited(now)
 
     def _exchange(self) -> int:
-        """Show that this worker lives, see who else does. The exit code of a worker that failed, 0 for none."""
+        """Send a heartbeat, read the others'. Returns the exit code of a worker that failed, 0 for none."""
         self._beat()
         if self._store.check(["failed"]):
             return int(self._store.get("failed"))
@@ -180,7 +180,9 @@ class Heartbeat:
         self._store.set(f"beat/{self._rank}", f"{self._beats} {self._doing}")
 
     def _report_awaited(self, now: float) -> None:
-        """Once in a wait, by the first worker that is not awaited itself; what another does, only once in a run."""
+        """Tell the user for whom the others wait: once a wait, by the first worker that is not waited for itself, and
+        what a busy worker does only once a run.
+        """
         doing = {rank: shown.partition(" ")[2] for rank, (shown, _) in self._last_beats.items()}
         silent = [rank for rank, (_, new_at) in self._last_beats.items() if now - new_at > _silent_seconds()]
         if now - self._answered > _silent_seconds():
@@ -224,12 +226,12 @@ def connect(launch: Launch, tell: Callable[[str], None]) -> TCPStore:
 
 
 def _silent_seconds() -> float:
-    """Without a sign for so long, a worker or the store counts as stopped."""
+    """A worker or store from which nothing came for so long counts as stopped."""
     return PATIENCE_SECONDS / 3
 
 
 def _torchrun_hosts_store() -> bool:
-    """torchrun itself hosts a store for its workers; without it rank 0 does."""
+    """Whether torchrun hosts the store for its workers; else rank 0 does."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -238,7 +240,7 @@ def _reason(error: Exception) -> str:
 
 
 def _in_thread(call: Callable[[], T]) -> Future[T]:
-    """`call` in a thread of its own: a store whose host is stopped does not answer, and Ctrl-C would not end that."""
+    """Run `call` in a thread: a store whose host has stopped never answers, and Ctrl-C would not end such a call."""
     outcome: Future[T] = Future()
 
     def run() -> None:
@@ -252,7 +254,7 @@ def _in_thread(call: Callable[[], T]) -> Future[T]:
 
 
 def _ask_store(call: Callable[[], T]) -> T | None:
-    """What `call` of a store returns; None where the store is gone or its host stopped."""
+    """The result of `call`, which asks the store; None when the store is gone or its host stopped."""
     try:
         return _in_thread(call).result(_silent_seconds())
     except (RuntimeError, TimeoutError):

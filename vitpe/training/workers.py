@@ -21,7 +21,10 @@ _HOST_TIMEOUT: Final = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class Workers:
-    """rank of this process among world_size; rank 0 is the one that writes and speaks."""
+    """This process, `rank`, among world_size that train one model. Rank 0 writes all files and tells the user.
+
+    Methods named after collective operations of torch.distributed do nothing when there is one worker.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -32,7 +35,7 @@ class Workers:
         return self.rank == 0
 
     def doing(self, what: str) -> AbstractContextManager[None]:
-        """Within, others that wait for this worker can tell why: it is `what`."""
+        """Within, workers that wait for this one can tell the user why: it is `what`, say "loading images"."""
         return self.heartbeat.doing(what) if self.heartbeat else nullcontext()
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -41,7 +44,7 @@ class Workers:
             return DistributedDataParallel(model) if self.world_size > 1 else model
 
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of `value` over all workers."""
+        """The mean of `value` over all workers; overwrites it."""
         if self.world_size > 1:
             with self.doing(WAITING):
                 dist.all_reduce(value)
@@ -49,14 +52,14 @@ class Workers:
         return value
 
     def broadcast(self, value: torch.Tensor) -> torch.Tensor:
-        """The first worker's `value`, for all."""
+        """Rank 0's `value`; overwrites the others'."""
         if self.world_size > 1:
             with self.doing(WAITING):
                 dist.broadcast(value, src=0)
         return value
 
     def all_max(self, *values: int) -> list[int]:
-        """The largest of all workers' values, one by one: how one worker's wish reaches all at the same step."""
+        """Each value's maximum over all workers, on the host: how a request to one of them reaches all at one step."""
         if self.world_size == 1:
             return list(values)
         shared = torch.tensor(values)
@@ -65,12 +68,12 @@ class Workers:
         return [int(value) for value in shared]
 
     def all_equal(self, value: int) -> bool:
-        """Whether all workers have the same value."""
+        """Whether `value` is the same in all workers."""
         highest, negative_lowest = self.all_max(value, -value)
         return highest == -negative_lowest
 
     def all_gather(self, value: torch.Tensor) -> torch.Tensor:
-        """A number of each worker → (world_size,) on the CPU, by rank."""
+        """Each worker's scalar → (world_size,) on the CPU, by rank."""
         host = value.detach().to("cpu", copy=True)
         if self.world_size == 1:
             return host.reshape(1)
@@ -85,7 +88,7 @@ _groups: dict[str, Any] = {}
 
 
 def _host_group() -> Any:
-    """A gloo group: host values need no trip to the GPU and no synchronisation with it."""
+    """A gloo group: values of the host need no copy to the GPU and no synchronisation with it."""
     return _groups.get("host")
 
 
