@@ -27,7 +27,8 @@ from vitpe.inference.inputs import Input
 from vitpe.inference.predict import load_predictor, predict_files
 from vitpe.model.vit import VisionTransformer
 from vitpe.reporting import records
-from vitpe.runs.checkpoint import CheckpointInfo, save_checkpoint
+from vitpe.runs.checkpoint import save_checkpoint
+from vitpe.runs.metadata import CheckpointInfo
 
 NUM_IMAGES = 10_000
 CPU = torch.device("cpu")

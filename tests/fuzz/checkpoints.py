@@ -32,16 +32,10 @@ from vitpe.celeba import MEAN, STD
 from vitpe.config import ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import (
-    CheckpointInfo,
-    load_checkpoint,
-    load_foreign,
-    read_info,
-    save_checkpoint,
-    write_tensors,
-)
+from vitpe.runs.checkpoint import load_checkpoint, load_foreign, save_checkpoint, write_tensors
 from vitpe.runs.folder import RunFolder
-from vitpe.runs.state import Progress, load_state, save_state
+from vitpe.runs.metadata import CheckpointInfo, read_info
+from vitpe.runs.state import RunProgress, load_state, save_state
 from vitpe.training.loop import Trainer
 from vitpe.training.plan import Plan
 from vitpe.training.train import initialize
@@ -101,7 +95,7 @@ class Bench:
             config.train, model, info, plan, run, torch.device("cpu"), Workers(), Recorder(), "fingerprint"
         )
         scores = {"mean_accuracy": 0.9, "mean_average_precision": 0.8}
-        progress = Progress("fingerprint", 4, 2, scores, scored_step=4, best_score=0.9, best_step=4)
+        progress = RunProgress("fingerprint", 4, 2, scores, scored_step=4, best_score=0.9, best_step=4)
         optimizer = {name: value + 1 for name, value in self._trainer._optimizers.expected_state().items()}
         state = replace(self._trainer.state(), progress=progress, optimizer=optimizer, loss_sums=torch.tensor([1.25]))
         self.whole = []

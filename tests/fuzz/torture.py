@@ -39,8 +39,9 @@ import vitpe.training.loop
 from tests.helpers import Recorder, contents, tiny_config, write_celeba
 from vitpe.config import RunConfig
 from vitpe.errors import VitpeError
-from vitpe.runs.checkpoint import load_checkpoint, read_info, read_tensors
+from vitpe.runs.checkpoint import load_checkpoint, read_tensors
 from vitpe.runs.folder import METRIC_COLUMNS, TIMING_COLUMNS, RunFolder
+from vitpe.runs.metadata import read_info
 from vitpe.runs.state import load_state
 from vitpe.training.background import Interrupted
 from vitpe.training.plan import Plan

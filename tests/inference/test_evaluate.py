@@ -16,7 +16,8 @@ from tests.helpers import COLOURS, contents, run_vitpe, train_tiny, write_celeba
 from tests.helpers.in_process import Called, call_vitpe
 from vitpe.inference.evaluate import EvalOptions, evaluate
 from vitpe.metrics.thresholds import calibrate, sigmoid, tune_thresholds
-from vitpe.runs.checkpoint import load_checkpoint, read_info, save_checkpoint
+from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
+from vitpe.runs.metadata import read_info
 
 CPU = torch.device("cpu")
 
@@ -302,7 +303,7 @@ def test_calibration_becomes_part_of_the_checkpoint(own, method):
     assert f"now has thresholds 0.5, calibration {method} on valid" in called.stderr
     after = answers(own, split="test")
     np.testing.assert_allclose(after.logits, fitted.apply(before_test.logits), rtol=1e-4, atol=1e-4)
-    assert after.info.calibration == f"{method} on valid"
+    assert (after.info.calibration_method, after.info.calibration_split) == (method, "valid")
     assert set(after.info.thresholds) == {0.5}  # those tuned before belonged to other probabilities
     assert np.abs(after.logits - before_test.logits).max() > 0.1
 

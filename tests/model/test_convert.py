@@ -25,7 +25,8 @@ from vitpe.model.convert import convert_state_dict
 from vitpe.model.facts import ModelFacts
 from vitpe.model.position import resample_pos_embed
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import CheckpointInfo, save_checkpoint
+from vitpe.runs.checkpoint import save_checkpoint
+from vitpe.runs.metadata import CheckpointInfo
 from vitpe.training.train import initialize
 
 # 3 blocks of width 128, 2 heads of 64 channels, MLP 256, patches of 8, 5 classes.

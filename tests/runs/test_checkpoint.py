@@ -24,17 +24,11 @@ from vitpe.celeba import MEAN, STD
 from vitpe.config import ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import (
-    HISTORY_KEYS,
-    CheckpointInfo,
-    load_checkpoint,
-    load_foreign,
-    read_info,
-    read_tensors,
-    save_checkpoint,
-)
+from vitpe.runs.checkpoint import HISTORY_KEYS, load_checkpoint, load_foreign, read_tensors, save_checkpoint
+from vitpe.runs.metadata import CheckpointInfo, read_info
 from vitpe.runs.state import load_state
 from vitpe.runs.tensor_file import TensorFile
+from vitpe.viz.history import read_checkpoint
 
 MODEL = ModelConfig(img_size=(16, 24), patch_size=8, num_classes=2, embed_dim=16, depth=2, num_heads=2)
 INFO = CheckpointInfo(
@@ -86,6 +80,36 @@ def test_round_trip(path: Path, model: VisionTransformer) -> None:
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     images = torch.randn(2, 3, 16, 24)
     assert torch.equal(model(images), loaded(images))
+
+
+@pytest.mark.parametrize(
+    ("sentences", "fields"),
+    [
+        ({"thresholds_from": "0.5", "calibration": None}, {}),
+        (
+            {"thresholds_from": "tuned on valid for balanced_accuracy", "calibration": None},
+            {"thresholds_split": "valid", "thresholds_criterion": "balanced_accuracy"},
+        ),
+        (
+            {"thresholds_from": "0.5", "calibration": "platt on valid"},
+            {"calibration_split": "valid", "calibration_method": "platt"},
+        ),
+    ],
+)
+def test_facts_that_were_sentences_once_are_read_as_fields(
+    path: Path, sentences: dict[str, str | None], fields: dict[str, str]
+) -> None:
+    def as_it_was(_: dict[str, Tensor], values: dict[str, Any]) -> None:
+        for name in ("thresholds_split", "thresholds_criterion", "calibration_split", "calibration_method"):
+            del values[name]
+        values.update(sentences)
+
+    rewrite(path, as_it_was)
+    model, info = load_checkpoint(path)
+    assert info == replace(INFO, **fields)
+    save_checkpoint(path, model.state_dict(), info)
+    assert read_info(path) == info
+    assert read_checkpoint(path).step == 7
 
 
 def test_other_tools_read_it(path: Path) -> None:
@@ -143,6 +167,9 @@ def test_a_history_file_holds_what_pictures_need(tmp_path: Path, model: VisionTr
         (lambda t, v: v.update(grid_size=[3, 2]), r"metadata is damaged .*grid_size \[3, 2\]"),
         (lambda t, v: v.update(stored_size=[10, 10]), "metadata is damaged .*stored_size"),
         (lambda t, v: v.update(stored_size=[10**6, 10**6]), "metadata is damaged .*stored_size"),
+        (lambda t, v: v.update(thresholds_split="valid"), "metadata is damaged .*fitted on valid by None"),
+        (lambda t, v: v.update(calibration="by hand"), "metadata is damaged .*calibration is 'by hand'"),
+        (lambda t, v: v.update(thresholds_from=3), "metadata is damaged .*thresholds_from is 3"),
         (lambda t, v: v["model"].update(embed_dim=2**40), "tensor pos_embed is .*, its metadata says|embed_dim is"),
         (lambda t, v: v["model"].update(depth=10**12), "tensors are too few for 1000000000000 blocks|depth is"),
         (

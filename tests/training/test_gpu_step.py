@@ -43,8 +43,8 @@ from vitpe.data.batches import Batch
 from vitpe.data.storage import crop_on_device
 from vitpe.model.answers import predict_logits
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import CheckpointInfo
 from vitpe.runs.folder import RunFolder
+from vitpe.runs.metadata import CheckpointInfo
 from vitpe.training import optimizer as optimizer_module
 from vitpe.training.forward import CompiledOrNot, TrainForward
 from vitpe.training.loop import Plan, Trainer

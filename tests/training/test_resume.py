@@ -17,8 +17,8 @@ from tests.helpers import Recorder, contents, run_python, tiny_config, train_tin
 from tests.helpers.in_process import call_vitpe
 from vitpe.config import RunConfig, TrainConfig, with_values
 from vitpe.errors import UsageError, VitpeError
-from vitpe.runs.checkpoint import read_info
 from vitpe.runs.folder import RunFolder
+from vitpe.runs.metadata import read_info
 from vitpe.runs.state import load_state
 from vitpe.training.train import MAY_CHANGE, check_resumable, train
 

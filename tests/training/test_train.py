@@ -26,8 +26,9 @@ from vitpe.data.storage import ImageStore
 from vitpe.errors import UsageError, VitpeError
 from vitpe.model.answers import predict_split
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import load_checkpoint, read_info, read_tensors
+from vitpe.runs.checkpoint import load_checkpoint, read_tensors
 from vitpe.runs.folder import TIMING_COLUMNS, RunFolder
+from vitpe.runs.metadata import read_info
 from vitpe.runs.state import load_state
 from vitpe.training.optimizer import ExponentialMovingAverage, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan

@@ -4,6 +4,8 @@ import importlib
 from functools import cache
 from typing import Final
 
+MAX_PIXELS: Final = 50_000_000
+"""Of an image; a larger declared size is refused before decoding."""
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _WHERE_BUILT: Final = {"AVIF": "PIL.AvifImagePlugin"}  # Pillow's names of formats that not every build of it reads
 _PLUGINS: Final = {"HEIF": "pillow_heif"}  # of packages that a user may have installed beside

@@ -19,11 +19,9 @@ from torch.nn.functional import interpolate
 
 from vitpe.data import jpeg
 from vitpe.data.colours import Tell, ToSrgb, from_deep_colours, full_scale, has_deep_colours, stated_bits, to_srgb
-from vitpe.data.formats import formats
+from vitpe.data.formats import MAX_PIXELS, formats
 from vitpe.data.jpeg import ImageError as ImageError
 
-MAX_PIXELS: Final = 50_000_000
-"""A larger declared size is refused before decoding."""
 _MAX_WEBP_PIXELS: Final = 40_000_000  # its decoder takes 21 bytes a pixel on the way, twice what others do
 MAX_BYTES: Final = 200_000_000
 """A larger file is refused before it is read."""

@@ -32,9 +32,10 @@ from vitpe.metrics.thresholds import (
 )
 from vitpe.model.answers import predict_split
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import CheckpointInfo, load_checkpoint, read_info, save_checkpoint
+from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
 from vitpe.runs.find import kind_of, no_single_model
 from vitpe.runs.folder import RunFolder
+from vitpe.runs.metadata import CheckpointInfo, read_info
 
 Split = Literal["train", "valid", "test"]
 FIT_SPLIT: Final = "valid"
@@ -138,7 +139,7 @@ class Answers:
 
     def tuned_here(self) -> bool:
         """Whether the checkpoint's thresholds were tuned on this split."""
-        return f"on {self.split} " in self.info.thresholds_from
+        return self.info.thresholds_split == self.split
 
     def scores(self) -> Scores:
         """At `thresholds`."""
@@ -147,10 +148,22 @@ class Answers:
     def subject(self) -> Subject:
         """What was scored, in words."""
         info = self.info
-        words = info.thresholds_from
+        thresholds = thresholds_in_words(info)
         if self.threshold is not None or self.tuned_here():
-            words = f"{self.thresholds()[0]:g}"
-        return Subject(str(self.path), self.split, self.source, info.step, words, info.calibration)
+            thresholds = f"{self.thresholds()[0]:g}"
+        return Subject(str(self.path), self.split, self.source, info.step, thresholds, calibration_in_words(info))
+
+
+def thresholds_in_words(info: CheckpointInfo) -> str:
+    """ "tuned on valid for f1", or "0.5"."""
+    if info.thresholds_split is None:
+        return str(DEFAULT_THRESHOLD)
+    return f"tuned on {info.thresholds_split} for {info.thresholds_criterion}"
+
+
+def calibration_in_words(info: CheckpointInfo) -> str | None:
+    """ "platt on valid", or None."""
+    return None if info.calibration_split is None else f"{info.calibration_method} on {info.calibration_split}"
 
 
 @dataclass(frozen=True)
@@ -213,7 +226,8 @@ def evaluate(
         if options.fits:
             loaded = fit(loaded, answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, listener), options)
             info = loaded.info
-            listener.note(f"{path} now has thresholds {info.thresholds_from}, calibration {info.calibration or 'none'}")
+            thresholds, calibration = thresholds_in_words(info), calibration_in_words(info) or "none"
+            listener.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")
         given = answer(loaded, options.split, opened(options.split, size), device, listener)
         answers.append(replace(given, threshold=options.threshold))
     for line in dict.fromkeys(note for given in answers for note in _notes(given)):
@@ -229,8 +243,9 @@ def _notes(given: Answers) -> Iterator[str]:
     elif info.data_source == DRAWN_FACES:
         yield f"{path} was trained on drawn faces, not on photos"
     if given.tuned_here() and given.threshold is None:
-        yield f"{path} has thresholds {info.thresholds_from}, so {given.split} is scored at 0.5; --split test uses them"
-    if f"on {given.split}" in (info.calibration or ""):
+        thresholds = thresholds_in_words(info)
+        yield f"{path} has thresholds {thresholds}, so {given.split} is scored at 0.5; --split test uses them"
+    if info.calibration_split == given.split:
         yield f"{path} was calibrated on {given.split}, which flatters its Brier score and calibration error here"
     missing = [name for name in info.attributes if name not in given.attributes]
     if missing:
@@ -302,15 +317,20 @@ def fit(loaded: Loaded, answers: Answers, options: EvalOptions) -> Loaded:
         logits = calibration.apply(logits)
         info = replace(
             info,
-            calibration=f"{options.calibrate} on {answers.split}",
+            calibration_split=answers.split,
+            calibration_method=options.calibrate,
             thresholds=(DEFAULT_THRESHOLD,) * len(info.attributes),
-            thresholds_from=str(DEFAULT_THRESHOLD),
+            thresholds_split=None,
+            thresholds_criterion=None,
         )
     if options.tunes:
         criterion = options.criterion or CRITERIA[0]
         thresholds = tune_thresholds(sigmoid(logits), answers.labels, criterion)
         info = replace(
-            info, thresholds=tuple(thresholds.tolist()), thresholds_from=f"tuned on {answers.split} for {criterion}"
+            info,
+            thresholds=tuple(thresholds.tolist()),
+            thresholds_split=answers.split,
+            thresholds_criterion=criterion,
         )
     with _held(loaded.path):
         if _stamp(loaded.path) != loaded.stamp:

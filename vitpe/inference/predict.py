@@ -33,7 +33,8 @@ from vitpe.model.answers import precision
 from vitpe.model.inputs import ToInput, input_for
 from vitpe.model.vit import VisionTransformer
 from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
-from vitpe.runs.checkpoint import CheckpointInfo, load_checkpoint
+from vitpe.runs.checkpoint import load_checkpoint
+from vitpe.runs.metadata import CheckpointInfo
 
 _MAX_BATCH: Final = 8  # a CPU core gains nothing from more, and loses what its caches hold
 _MAX_BATCH_GPU: Final = 64

@@ -8,8 +8,8 @@ from pathlib import Path
 from vitpe.config import DRAWN_FACES, DataConfig
 from vitpe.data.samples import Samples, fingerprint
 from vitpe.errors import UsageError, VitpeError
-from vitpe.runs.checkpoint import CheckpointInfo
 from vitpe.runs.folder import RunFolder
+from vitpe.runs.metadata import CheckpointInfo
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:

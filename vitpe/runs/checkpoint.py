@@ -5,35 +5,29 @@ need (`pos_embed` and the patch projection).
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from vitpe.config import ModelConfig
-from vitpe.data.images import MAX_PIXELS
-from vitpe.data.label_table import check_attributes
 from vitpe.errors import VitpeError
-from vitpe.fields import from_json, to_json
 from vitpe.files import provide_temporary_folder, write_atomic
 from vitpe.model.facts import ModelFacts
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.config_beside import facts_beside
 from vitpe.runs.find import weights_of
+from vitpe.runs.metadata import KEY, CheckpointInfo, facts_beside, parse_info
 from vitpe.runs.tensor_file import TensorFile, open_tensors
 from vitpe.text import brief
 
-FORMAT_VERSION: Final = 1
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
 _DAMAGED: Final = "the file is damaged or of another model"
 _WIDTH_MARKS: Final = ("pos_embed", "pos_embedding", "position_embeddings", "position_embedding.weight")
-_MAX_METADATA_CHARS: Final = 10_000_000  # room for 100,000 attributes; as nested lists, a quarter of a gigabyte
 
 # As the format names them. What else there is, of four bits and of shared exponents, no ViT is kept in.
 _DTYPES: Final = {
@@ -54,61 +48,6 @@ _DTYPES: Final = {
     "BOOL": torch.bool,
     "C64": torch.complex64,
 }
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself.
-
-    attributes: names of the A logits. mean, std: of the pixels / 255, per channel. thresholds: (A,) in [0, 1].
-    stored_size: (height, width) that images are fitted to before the centre crop to model.img_size.
-    thresholds_from, calibration: in words, what was fitted on valid after training.
-    data_source: what it was trained on. valid: scores on valid at `step`, where they were taken.
-    """
-
-    model: ModelConfig
-    attributes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    stored_size: tuple[int, int]
-    step: int
-    images_seen: int
-    seed: int
-    data_source: str
-    valid: dict[str, float] | None = None
-    history_only: bool = False
-    thresholds_from: str = "0.5"
-    calibration: str | None = None
-
-    def __post_init__(self) -> None:
-        num_attributes = len(self.attributes)
-        if not num_attributes == len(self.thresholds) == self.model.num_classes:
-            raise VitpeError(
-                f"{num_attributes} attributes, {len(self.thresholds)} thresholds and {self.model.num_classes} classes",
-                "the three must be equal",
-            )
-        check_attributes(self.attributes)
-        if not len(self.mean) == len(self.std) == self.model.in_chans or not all(map(math.isfinite, self.mean)):
-            raise VitpeError(f"mean is {self.mean}", f"expected {self.model.in_chans} numbers, as in std")
-        if not all(0 < value < math.inf for value in self.std):
-            raise VitpeError(f"std is {self.std}", "every value must be above 0")
-        if not all(0 <= value <= 1 for value in self.thresholds):
-            raise VitpeError(f"thresholds are {self.thresholds}", "every value must lie in [0, 1]")
-        fits = all(stored >= side for stored, side in zip(self.stored_size, self.model.img_size, strict=True))
-        if not fits or math.prod(self.stored_size) > MAX_PIXELS:
-            raise VitpeError(f"stored_size is {self.stored_size}", f"it must hold img_size {self.model.img_size}")
-        if min(self.step, self.images_seen) < 0:
-            raise VitpeError(f"step is {self.step}, images_seen {self.images_seen}", "neither can be negative")
-
-    def to_metadata(self) -> dict[str, str]:
-        """As safetensors metadata; "format" is what Hugging Face's loaders ask for."""
-        values = {
-            "format_version": FORMAT_VERSION,
-            "grid_size": list(self.model.grid_size),
-            **to_json(self),
-        }
-        return {"format": "pt", "vitpe": json.dumps(values, allow_nan=False)}
 
 
 def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], info: CheckpointInfo) -> None:
@@ -134,11 +73,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     header = json.dumps({"__metadata__": metadata, **json.loads(bytes(plain[8:end]))}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # as the library does, so that the tensors stay aligned
     write_atomic(path, len(header).to_bytes(8, "little"), header, plain[end:])
-
-
-def read_info(path: Path) -> CheckpointInfo:
-    """The metadata of one of our checkpoints, without its tensors; VitpeError for anything else."""
-    return parse_info(read_metadata(path), path)
 
 
 def load_checkpoint(path: Path) -> tuple[VisionTransformer, CheckpointInfo]:
@@ -228,7 +162,7 @@ def load_foreign(path: Path) -> Foreign:
     """Any safetensors file's tensors: one file, several with an index, or those of a folder with one model in it."""
     path = weights_of(path)
     with open_tensors(path) as file:
-        if "vitpe" in file.metadata:
+        if KEY in file.metadata:
             info = parse_info(file.metadata, path)
             _refuse_history(info, path)
             model = info.model
@@ -252,12 +186,6 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file on the CPU; VitpeError as in `read_file`."""
     return read_file(path)[1]
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; VitpeError as in `read_file`."""
-    with open_tensors(path) as file:
-        return dict(file.metadata)
 
 
 def _outline(file: TensorFile) -> dict[str, Tensor]:
@@ -290,40 +218,6 @@ def _read_all(file: TensorFile) -> dict[str, Tensor]:
 def _memory_bytes() -> int:
     """All that the machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 40
-
-
-def parse_info(metadata: Mapping[str, str], path: Path) -> CheckpointInfo:
-    """CheckpointInfo from safetensors metadata; VitpeError for another tool's file, a newer format, or damage."""
-    if "vitpe" not in metadata:
-        raise VitpeError(f"{path} was not written by vitpe", "start from it with: vitpe train --init FILE")
-    try:
-        values: dict[str, Any] = parse_json(metadata["vitpe"])
-        version = values.pop("format_version")
-        grid_size = values.pop("grid_size")  # for readers without our model
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise _damaged_metadata(path, error) from error
-    if version != FORMAT_VERSION:
-        raise VitpeError(
-            f"{path} has format version {brief(repr(version))}, not {FORMAT_VERSION}", "use the vitpe that wrote it"
-        )
-    try:
-        info = from_json(CheckpointInfo, values, "vitpe")
-    except (VitpeError, OverflowError) as error:
-        raise _damaged_metadata(path, error) from error
-    if grid_size != list(info.model.grid_size):
-        raise _damaged_metadata(path, f"grid_size {grid_size!r} where the model has {list(info.model.grid_size)}")
-    return info
-
-
-def parse_json(text: str) -> Any:
-    """json.loads for metadata of a sane length; ValueError beyond it."""
-    if len(text) > _MAX_METADATA_CHARS:
-        raise ValueError(f"{len(text):,} characters")
-    return json.loads(text)
-
-
-def _damaged_metadata(path: Path, reason: object) -> VitpeError:
-    return VitpeError(f"{path}: its metadata is damaged ({brief(reason)})", "restore it from a copy, or train again")
 
 
 def _describe(tensor: Tensor) -> str:

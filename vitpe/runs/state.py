@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitpe.errors import VitpeError
 from vitpe.fields import from_json, to_json
-from vitpe.runs.checkpoint import check_tensors, parse_json, read_file, write_tensors
+from vitpe.runs.checkpoint import check_tensors, read_file, write_tensors
 from vitpe.text import brief
 
 STATE_VERSION: Final = 2
@@ -50,7 +50,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is after `step` updates.
 
     num_losses: summed up since the last row of the log.
@@ -82,7 +82,7 @@ class TrainState:
     loss_sums: (workers,), each one's sum over progress.num_losses steps.
     """
 
-    progress: Progress
+    progress: RunProgress
     model: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
@@ -115,9 +115,9 @@ def load_state(path: Path) -> TrainState:
     return TrainState(progress, **groups, loss_sums=single["loss_sums"])
 
 
-def _parse_progress(path: Path, metadata: dict[str, str]) -> Progress:
+def _parse_progress(path: Path, metadata: dict[str, str]) -> RunProgress:
     try:
-        values = parse_json(metadata[_KEY])
+        values = json.loads(metadata[_KEY])
         version = values.pop("state_version")
     except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise VitpeError(f"{path} is no training state ({type(error).__name__}: {brief(error)})", _HINT) from error
@@ -126,6 +126,6 @@ def _parse_progress(path: Path, metadata: dict[str, str]) -> Progress:
             f"{path} has state version {brief(repr(version))}, not {STATE_VERSION}", "use the vitpe that wrote it"
         )
     try:
-        return from_json(Progress, values, _KEY)
+        return from_json(RunProgress, values, _KEY)
     except (VitpeError, OverflowError) as error:
         raise VitpeError(f"{path}: its metadata is damaged ({brief(error)})", _HINT) from error

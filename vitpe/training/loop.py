@@ -31,16 +31,10 @@ from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.model.answers import predict_split
 from vitpe.model.vit import VisionTransformer, num_parameters
-from vitpe.runs.checkpoint import (
-    HISTORY_KEYS,
-    CheckpointInfo,
-    check_finite,
-    check_tensors,
-    read_info,
-    save_checkpoint,
-)
+from vitpe.runs.checkpoint import HISTORY_KEYS, check_finite, check_tensors, save_checkpoint
 from vitpe.runs.folder import RunFolder
-from vitpe.runs.state import Machine, Progress, TrainState, save_state
+from vitpe.runs.metadata import CheckpointInfo, read_info
+from vitpe.runs.state import Machine, RunProgress, TrainState, save_state
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.compile_cache import use_private_cache
 from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision
@@ -93,7 +87,7 @@ class Trainer:
         self._loss_sum = torch.zeros((), device=device)
         self._state_saved_at = time.monotonic()
         run_id = None if folder.identity is None else folder.identity.id
-        self.progress = Progress(fingerprint, run_id=run_id)
+        self.progress = RunProgress(fingerprint, run_id=run_id)
 
     @cached_property
     def machine(self) -> Machine:

@@ -22,8 +22,9 @@ from vitpe.fields import changed_fields
 from vitpe.model.convert import convert_state_dict
 from vitpe.model.grid import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
-from vitpe.runs.checkpoint import CheckpointInfo, check_finite, load_foreign
+from vitpe.runs.checkpoint import check_finite, load_foreign
 from vitpe.runs.folder import RunFolder, RunIdentity
+from vitpe.runs.metadata import CheckpointInfo
 from vitpe.runs.state import load_state, save_state
 from vitpe.text import brief
 from vitpe.training.background import StopRequest, stop_signals

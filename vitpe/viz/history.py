@@ -1,26 +1,23 @@
 """File names → checkpoints in the order of training; of each file only its header and the embeddings are read."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vitpe.config import DRAWN_FACES
 from vitpe.errors import VitpeError
 from vitpe.runs.find import files_of, name_of, step_in_name
-from vitpe.runs.tensor_file import TensorFile, changed, open_tensors
+from vitpe.runs.metadata import HistoryInfo, parse_history
+from vitpe.runs.tensor_file import changed, open_tensors
 from vitpe.text import printable
 from vitpe.viz.face import FaceGeometry, face_geometry
 from vitpe.viz.position_tensors import read_embeddings, read_filters
-
-METADATA_KEY = "vitpe"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -93,20 +90,19 @@ def load_history(
 def read_checkpoint(path: Path, grid: tuple[int, int] | None = None) -> Checkpoint:
     """Read one file of ours, timm's, torchvision's or Hugging Face's. Raises VitpeError as `load_history` does."""
     with open_tensors(path) as file:
-        metadata = _vitpe_metadata(file)
-        stored_grid = metadata.get("grid_size")
-        embeddings = read_embeddings(file, grid, tuple(stored_grid) if stored_grid else None)
-    step = metadata.get("step", step_in_name(path))
-    return Checkpoint(
-        path=path,
-        embeddings=embeddings.values,
-        grid_size=embeddings.grid_size,
-        step=step,
-        images_seen=metadata.get("images_seen"),
-        valid_accuracy=_valid_accuracy(path, metadata, step),
-        face=_face(metadata, embeddings.grid_size),
-        notes=embeddings.notes,
-        stamp=file.stamp,
+        info = parse_history(file.metadata, path)
+        embeddings = read_embeddings(file, grid, None if info is None else info.grid_size)
+    checkpoint = Checkpoint(
+        path, embeddings.values, embeddings.grid_size, step_in_name(path), notes=embeddings.notes, stamp=file.stamp
+    )
+    if info is None:
+        return checkpoint
+    return replace(
+        checkpoint,
+        step=info.step,
+        images_seen=info.images_seen,
+        valid_accuracy=_accuracy_in_log(path, info.step) if info.valid_accuracy is None else info.valid_accuracy,
+        face=_face(info),
     )
 
 
@@ -122,45 +118,15 @@ def evenly(num_items: int, max_items: int) -> list[int]:
     return [round(index) for index in np.linspace(0, num_items - 1, max_items)]
 
 
-def _vitpe_metadata(file: TensorFile) -> dict[str, Any]:
-    """Our JSON, checked as far as it is used here; empty for other people's files."""
-    text = file.metadata.get(METADATA_KEY)
-    if text is None:
-        return {}
-    try:
-        metadata = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged_metadata(file.path, "no JSON") from error
-    match metadata:
-        case {"format_version": int(version)} if version > FORMAT_VERSION:
-            raise VitpeError(
-                f"{file.path} has format version {version}, this vitpe reads {FORMAT_VERSION}",
-                hint="a newer vitpe wrote it: update",
-            )
-        case {"step": int(step), "images_seen": int(seen), "grid_size": [int(rows), int(columns)]} if (
-            min(step, seen) >= 0 and min(rows, columns) > 0
-        ):
-            return dict(metadata)
-        case _:
-            raise _damaged_metadata(file.path, "without step, images_seen or grid_size")
+def _accuracy_in_log(checkpoint: Path, step: int) -> float | None:
+    """Of the run in whose folder the checkpoint lies.
 
-
-def _damaged_metadata(path: Path, fact: str) -> VitpeError:
-    return VitpeError(f"{path}: its metadata is {fact}", hint="the file is damaged: copy or save it again")
-
-
-def _valid_accuracy(path: Path, metadata: dict[str, Any], step: int | None) -> float | None:
-    match metadata.get("valid"):
-        case {"mean_accuracy": (float() | int()) as accuracy} if 0 <= accuracy <= 1:
-            return float(accuracy)
-    for folder in (path.parent, path.parent.parent):
-        if metadata and (folder / "metrics.csv").is_file():
-            return _accuracy_in_log(folder / "metrics.csv", step)
-    return None
-
-
-def _accuracy_in_log(path: Path, step: int | None) -> float | None:
-    """The log is only a second source: what is missing, half written or may not be read is no reason to fail."""
+    The log is only a second source: what is missing, half written or may not be read is no reason to fail.
+    """
+    logs = (folder / "metrics.csv" for folder in (checkpoint.parent, checkpoint.parent.parent))
+    path = next((log for log in logs if log.is_file()), None)
+    if path is None:
+        return None
     with suppress(OSError, csv.Error), path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
             if row.get("step") == str(step) and re.fullmatch(r"[01]?\.[0-9]+|[01]", row.get("valid_accuracy") or ""):
@@ -168,15 +134,11 @@ def _accuracy_in_log(path: Path, step: int | None) -> float | None:
     return None
 
 
-def _face(metadata: dict[str, Any], grid_size: tuple[int, int]) -> FaceGeometry | None:
+def _face(info: HistoryInfo) -> FaceGeometry | None:
     """Only data sources with CelebA's alignment have their eyes in a known place."""
-    match metadata:
-        case {
-            "data_source": "celeba" | "drawn_faces",
-            "model": {"img_size": [int(height), int(width)], "patch_size": int(patch_size)},
-        } if grid_size == (height // patch_size, width // patch_size):
-            return face_geometry((height, width), patch_size)
-    return None
+    if info.data_source not in ("celeba", DRAWN_FACES) or info.img_size is None or info.patch_size is None:
+        return None
+    return face_geometry(info.img_size, info.patch_size)
 
 
 def _without_final_model(folder: Sequence[Checkpoint], note: Callable[[str], None]) -> list[Checkpoint]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vitpe.errors import VitpeError
 from vitpe.model.grid import Grid, PatchRows, split_rows, tokens_before_patches
-from vitpe.runs.config_beside import facts_beside
+from vitpe.runs.metadata import facts_beside
 from vitpe.runs.tensor_file import BYTES_PER_VALUE, TensorFile
 
 POSITION_NAMES = (
