@@ -28,11 +28,10 @@ from vitpe.config import ModelConfig, preset
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batch, Batches
 from vitpe.data.celeba import read_celeba
-from vitpe.data.images import normalize
 from vitpe.data.storage import ImageStore
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.model.answers import predict_split
+from vitpe.model.inputs import classify_split
 from vitpe.model.vit import num_parameters
 
 CPU = torch.device("cpu")
@@ -117,13 +116,28 @@ RECIPES = {
 }
 
 
+class OnPixels(nn.Module):
+    """A model of normalised images, given uint8 ones."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = images.to(torch.float32, memory_format=torch.contiguous_format)
+        logits: Tensor = self.model(torch.addcmul(self.shift, values, self.scale))
+        return logits.float()
+
+
 class Training:
     """One recipe's model and optimizer; `update` does a step."""
 
     def __init__(self, recipe: Recipe, config: ModelConfig, positive_share: Tensor, seed: int, bf16: bool) -> None:
         torch.manual_seed(seed)
         self.recipe = recipe
-        self.model = recipe.make(config)
+        self.model = OnPixels(recipe.make(config))
         self.bf16 = bf16
         self.pos_weight = (1 - positive_share) / positive_share if recipe.pos_weight else None
         self.optimizer = torch.optim.AdamW(
@@ -137,7 +151,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._precision():
-            logits = self.model(normalize(batch.images, MEAN, STD)).float()
+            logits = self.model(batch.images)
         loss = binary_cross_entropy_with_logits(logits, batch.labels.float(), pos_weight=self.pos_weight)
         loss.backward()
         self.optimizer.step()
@@ -179,7 +193,7 @@ def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | 
     minutes = (time.perf_counter() - began) / 60
     training.model.eval()
     chunks = Batches(ImageStore(valid, CPU), IMG_SIZE, 64)
-    logits, labels = predict_split(training.model, chunks.once(), MEAN, STD)
+    logits, labels = classify_split(training.model, chunks.once())
     means = score(sigmoid(logits), labels, valid.attributes, num_resamples=0).means
     seen = num_steps * recipe.batch_size
     return {

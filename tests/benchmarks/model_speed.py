@@ -62,7 +62,7 @@ def _training_as_shipped(model: VisionTransformer, batch: int, labels: Tensor) -
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> float:
-        binary_cross_entropy_with_logits(forward(model.patchify(images), None), labels).backward()
+        binary_cross_entropy_with_logits(forward(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return batch

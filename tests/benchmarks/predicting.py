@@ -22,7 +22,6 @@ from tests.benchmarks.measure import Row, rows
 from vitpe.celeba import ATTRIBUTES, MEAN, STD
 from vitpe.config import preset
 from vitpe.data.celeba import find_celeba, read_celeba
-from vitpe.data.images import normalize
 from vitpe.inference.inputs import Input
 from vitpe.inference.predict import load_predictor, predict_files
 from vitpe.model.vit import VisionTransformer
@@ -43,7 +42,7 @@ def measure(celeba: Path, num_images: int = NUM_IMAGES, repeats: int = 3, preset
         checkpoint = Path(folder) / "model.safetensors"
         model = _write_model(checkpoint, preset_name)
         predictor = load_predictor(checkpoint, CPU)
-        images = normalize(torch.zeros((64, 3, *model.config.img_size), dtype=torch.uint8), MEAN, STD)
+        images = torch.randn(64, 3, *model.config.img_size)
 
         def vitpe() -> int:
             inputs = map(Input, islice(cycle(map(str, files)), num_images))

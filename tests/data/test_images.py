@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from tests.fuzz import images as fuzz_images
 from vitpe.data import images
-from vitpe.data.images import MAX_BYTES, ImageError, center_crop, check_num_bytes, decode, fit, normalize
+from vitpe.data.images import MAX_BYTES, ImageError, center_crop, check_num_bytes, decode, fit
 
 # Pillow warns of damage that it gets over; the command line silences it, and so do these tests.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -313,16 +313,3 @@ def test_fit_resizes_as_pillow_does(size):
 def test_center_crop():
     image = torch.arange(5 * 6).reshape(1, 5, 6)
     assert center_crop(image, (3, 2)).tolist() == [[[8, 9], [14, 15], [20, 21]]]
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_normalize(layout):
-    batch = torch.from_numpy(RNG.integers(0, 256, (4, 3, 9, 7), dtype=np.uint8)).contiguous(memory_format=layout)
-    untouched = batch.clone()
-    mean, std = (0.5, 0.4, 0.3), (0.3, 0.2, 0.1)
-    expected = (batch.double() / 255 - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(std).reshape(3, 1, 1)
-    found = normalize(batch, mean, std)
-    assert found.dtype == torch.float32
-    assert found.is_contiguous()
-    torch.testing.assert_close(found.double(), expected.double(), atol=1e-5, rtol=0)
-    assert torch.equal(batch, untouched)

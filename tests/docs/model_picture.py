@@ -66,7 +66,7 @@ def pass_through(config: ModelConfig) -> Pass:
             images[0],
             patches[0],
             model.patch_embed(patches)[0],
-            model.embed(patches)[0],
+            model.embed(images)[0],
             model.forward_features(images)[0],
             model(images)[0],
         )

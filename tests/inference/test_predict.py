@@ -257,12 +257,12 @@ def test_on_a_gpu_one_thread_runs_the_model_and_many_decode(predictor, images, m
         return noting
 
     monkeypatch.setattr(predict, "decode", noted("decoding", decode))
-    monkeypatch.setattr(predictor.model, "forward", noted("the model", predictor.model.forward))
+    monkeypatch.setattr(predictor.classifier, "forward", noted("the model", predictor.classifier.forward))
     files = [Input(str(path)) for path in sorted(images.iterdir())] * 20
     expected = list(predict_files(predictor, files))
     threads["the model"].clear()
-    on_gpu = replace(predictor, device=torch.device("mps"), to_input=lambda images, _: predictor.to_input(images, CPU))
-    found = list(predict_files(on_gpu, files))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
+    found = list(predict_files(replace(predictor, device=torch.device("mps")), files))
     assert [each.file for each in found] == [each.file for each in expected]
     assert threads["the model"] == {threading.get_ident()}
     assert threads["the model"].isdisjoint(threads["decoding"])

@@ -123,7 +123,7 @@ def test_a_checkpoint_that_was_replaced_meanwhile_is_left_as_it_is(
     """A run began and ended in the time that scoring took."""
     best = own / "best.safetensors"
     model, info = load_checkpoint(own / "ckpts" / "step-0000000.safetensors")
-    name = "predict_split" if moment == "while it is scored" else "load_checkpoint"
+    name = "classify_split" if moment == "while it is scored" else "load_checkpoint"
     original, newer = getattr(vitpe.inference.evaluate, name), []
 
     def replacing(*arguments: object) -> object:

@@ -21,9 +21,8 @@ from tests.helpers.in_process import call_vitpe
 from vitpe.celeba import MEAN, STD
 from vitpe.config import PRESETS, ModelConfig
 from vitpe.errors import VitpeError
-from vitpe.model.convert import convert_state_dict
+from vitpe.model.convert import convert_state_dict, resample_pos_embed
 from vitpe.model.facts import ModelFacts
-from vitpe.model.position import resample_pos_embed
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import save_checkpoint
 from vitpe.runs.metadata import CheckpointInfo

@@ -10,16 +10,14 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, linear, unfold
 
 from vitpe.config import PRESETS, ModelConfig
-from vitpe.model.encoder import DropPath
-from vitpe.model.patch_embedding import PatchEmbedding, sincos_embedding, take_patches
-from vitpe.model.vit import VisionTransformer, num_parameters
+from vitpe.model.vit import DropPath, VisionTransformer, num_parameters, sincos_embedding, take_patches
 
 SMALL = {"patch_size": 4, "num_classes": 7, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
 
 def small_model(grid: tuple[int, int] = (3, 2), **changes: object) -> VisionTransformer:
     torch.manual_seed(0)
-    return VisionTransformer(ModelConfig(img_size=(grid[0] * 4, grid[1] * 4), **{**SMALL, **changes}))
+    return VisionTransformer(ModelConfig(**{"img_size": (grid[0] * 4, grid[1] * 4), **SMALL, **changes}))
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> None:
@@ -34,17 +32,15 @@ def random_images(model: VisionTransformer, batch: int = 2, seed: int = 1) -> Te
 
 
 def test_patch_embedding_equals_unfold_and_linear() -> None:
-    embedding = PatchEmbedding((12, 20), patch_size=4, in_chans=3, embed_dim=16).double()
-    randomize(embedding)
-    embedding.double()
+    model = small_model((3, 5)).double()
+    randomize(model)
     images = torch.randn(2, 3, 12, 20, dtype=torch.float64)
     patches = unfold(images, kernel_size=4, stride=4).transpose(1, 2)  # (B, N, C·P·P), rows before columns
-    proj = embedding.patch_embed.proj
-    expected = linear(patches, proj.weight.flatten(1), proj.bias) + embedding.pos_embed[:, 1:]
-    tokens = embedding(images)
-    assert embedding.grid_size == (3, 5)
+    proj = model.patch_embed.proj
+    expected = linear(patches, proj.weight.flatten(1), proj.bias) + model.pos_embed[:, 1:]
+    tokens = model.embed(images)
     torch.testing.assert_close(tokens[:, 1:], expected, rtol=0, atol=1e-12)
-    class_row = (embedding.cls_token + embedding.pos_embed[:, :1])[:, 0].expand(2, -1)
+    class_row = (model.cls_token + model.pos_embed[:, :1])[:, 0].expand(2, -1)
     torch.testing.assert_close(tokens[:, 0], class_row, rtol=0, atol=0)
 
 
@@ -67,10 +63,10 @@ def test_the_gradient_of_taken_patches_is_that_of_indexing(own: bool) -> None:
 
 
 def test_patch_n_is_at_row_n_div_columns() -> None:
-    embedding = PatchEmbedding((12, 20), patch_size=4, in_chans=3, embed_dim=16)
+    model = small_model((3, 5))
     images = torch.zeros(1, 3, 12, 20)
     images[0, :, 4:8, 12:16] = 1  # row 1, column 3 of five
-    moved = (embedding(images) - embedding(torch.zeros_like(images))).abs().sum(dim=2)[0]
+    moved = (model.embed(images) - model.embed(torch.zeros_like(images))).abs().sum(dim=2)[0]
     assert moved.nonzero().flatten().tolist() == [1 + 1 * 5 + 3]
 
 

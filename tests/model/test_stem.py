@@ -16,8 +16,8 @@ from tests.training.test_resume import StoppedHereError, Stopping
 from vitpe.config import ModelConfig, TrainConfig
 from vitpe.data.images import center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
-from vitpe.model.answers import predict_logits
 from vitpe.model.convert import convert_state_dict
+from vitpe.model.inputs import PixelClassifier, classify
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import load_checkpoint, read_tensors
 from vitpe.training.forward import TrainForward
@@ -74,20 +74,20 @@ def test_tokens_are_projection_plus_stem_plus_position(model: VisionTransformer)
     images = random_images(model)
     patches = model.patchify(images)
     expected = model.patch_embed(patches) + expected_features(model, images) + model.pos_embed[:, 1:]
-    torch.testing.assert_close(model.embed(patches)[:, 1:], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.embed(images)[:, 1:], expected, rtol=0, atol=1e-5)
 
 
 def test_kept_patches_have_the_tokens_that_they_have_among_all(model: VisionTransformer) -> None:
     """The filters look at patches that are left out too."""
-    patches = model.patchify(random_images(model))
+    images = random_images(model)
     keep = torch.tensor([[4, 1, 0], [2, 5, 3]])
-    everything = model.embed(patches)
-    kept = model.embed(model.needed(patches, keep), keep)
+    everything = model.embed(images)
+    kept = model.embed(images, keep)
     torch.testing.assert_close(kept[:, 0], everything[:, 0])
     for image, numbers in enumerate(keep):
         torch.testing.assert_close(kept[image, 1:], everything[image, 1 + numbers])
-    blind = patches.clone()
-    blind[0, 2] = 0  # beside a kept one
+    blind = images.clone()
+    blind[0, :, :16, 32:] = 0  # patch 2, beside a kept one
     assert (model.embed(blind, keep)[0, 1:] - kept[0, 1:]).abs().max() > 1e-3
 
 
@@ -103,7 +103,7 @@ def test_precisions_agree(model: VisionTransformer) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     keep = torch.tensor([[4, 1, 0], [2, 5, 3]])
     mean, std = (0.5,) * 3, (0.3,) * 3
-    exact, rough = (TrainForward(model, mean, std, p)(model.patchify(images), keep) for p in ("fp32", "bf16"))
+    exact, rough = (TrainForward(model, mean, std, p)(images, keep) for p in ("fp32", "bf16"))
     assert exact.std() > 0.1
     assert 0 < (exact - rough).abs().max() < 0.05 * exact.abs().max()
 
@@ -147,7 +147,7 @@ def test_predict_answers_as_the_model_does(stem_run: Path, celeba: Path) -> None
     model, info = load_checkpoint(stem_run / "best.safetensors")
     files = sorted((celeba / "img_align_celeba").iterdir())[:6]
     crops = [center_crop(fit(decode(file.read_bytes()), info.stored_size), info.model.img_size) for file in files]
-    expected = predict_logits(model, torch.stack(crops), info.mean, info.std).sigmoid()
+    expected = classify(PixelClassifier(model, info.mean, info.std), torch.stack(crops)).sigmoid()
     called = call_vitpe("predict", "--checkpoint", stem_run, *files)
     assert called.code == 0, called.err
     found = [list(record["probs"].values()) for record in read_jsonl(called)]

@@ -36,9 +36,9 @@ def failing_backward(error: Exception) -> Callable[[nn.Module], Callable[..., Te
     """A torch.compile whose forward pass works, and draws a random number, and whose backward pass fails."""
 
     def compiled(module: nn.Module) -> Callable[..., Tensor]:
-        def run(patches: Tensor, keep: Tensor | None) -> Tensor:
+        def run(images: Tensor, keep: Tensor | None) -> Tensor:
             torch.rand(())
-            return Failing.apply(module(patches, keep), error)
+            return Failing.apply(module(images, keep), error)
 
         return run
 
@@ -53,23 +53,23 @@ def forward() -> TrainForward:
     return TrainForward(model, MEAN, STD, "fp32")
 
 
-def gradients(module: nn.Module, patches: Tensor) -> dict[str, Tensor]:
+def gradients(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     module.zero_grad()
-    module(patches, None).square().sum().backward()
+    module(images, None).square().sum().backward()
     return {name.removeprefix("plain."): value.grad for name, value in module.named_parameters()}
 
 
 def test_a_backward_pass_that_does_not_compile_costs_no_step(
     forward: TrainForward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patches = torch.randint(0, 256, (4, 6, 192), dtype=torch.uint8)
-    expected = gradients(forward, patches)
+    images = torch.randint(0, 256, (4, 3, *SMALL.img_size), dtype=torch.uint8)
+    expected = gradients(forward, images)
     monkeypatch.setattr(torch, "compile", failing_backward(TorchDynamoException("no\n  compiler")))
     notes: list[str] = []
     tried = CompiledOrNot(forward, notes.append)
     draws = torch.get_rng_state()
     for _ in range(2):
-        found = gradients(tried, patches)
+        found = gradients(tried, images)
         assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert torch.equal(torch.get_rng_state(), draws)
     assert notes == ["torch.compile failed (no compiler); going on without it"]
@@ -92,7 +92,7 @@ def test_what_is_worth_compiling(operations: float, device: str, asked: str, exp
 def test_other_errors_are_not_hidden(forward: TrainForward, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", failing_backward(ZeroDivisionError("ours")))
     with pytest.raises(ZeroDivisionError, match="ours"):
-        CompiledOrNot(forward, print)(torch.zeros(4, 6, 192, dtype=torch.uint8), None)
+        CompiledOrNot(forward, print)(torch.zeros(4, 3, *SMALL.img_size, dtype=torch.uint8), None)
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")

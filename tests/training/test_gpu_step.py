@@ -41,7 +41,7 @@ from vitpe.celeba import MEAN, STD
 from vitpe.config import PRESETS, DataConfig, RunConfig
 from vitpe.data.batches import Batch
 from vitpe.data.storage import crop_on_device
-from vitpe.model.answers import predict_logits
+from vitpe.model.inputs import PixelClassifier, classify
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
@@ -114,7 +114,7 @@ def no_gpu() -> Iterator[Watch]:
             "torch.cuda.synchronize": wait,
             "torch.cuda.default_generators": (Generator(),),
             "torch.Tensor.backward": backward,
-            "vitpe.model.encoder.scaled_dot_product_attention": attention,
+            "vitpe.model.vit.scaled_dot_product_attention": attention,
         }.items():
             stack.enter_context(mock.patch(name, value))
         stack.enter_context(NoGpu())
@@ -281,9 +281,10 @@ def test_scoring(name: str) -> None:
     model = VisionTransformer(config.model).eval()
     with no_gpu() as watch:
         on_gpu(model)
+        classifier = PixelClassifier(model, MEAN, STD)
         images = torch.empty((128, 3, *config.model.img_size), dtype=torch.uint8, device=CUDA)
         watch.strict = True
-        logits = predict_logits(model, images, MEAN, STD)
+        logits = classify(classifier, images)
     assert (logits.device, logits.dtype, logits.shape) == (CUDA, torch.float32, (128, 40))
     products = {"aten.addmm.default", "aten.linear.default"} & watch.dtypes.keys()
     assert all(torch.bfloat16 in watch.dtypes[product] for product in products)
@@ -294,11 +295,11 @@ def test_a_compiler_that_works_is_used() -> None:
     """On a CPU and without a backend: what `vitpe train` does by itself on a GPU once it has compiled the model."""
     config = configuration("tiny").model
     forward = TrainForward(VisionTransformer(config), MEAN, STD, "fp32")
-    patches = torch.zeros(2, config.num_patches, forward.scale.numel(), dtype=torch.uint8)
+    images = torch.zeros(2, 3, *config.img_size, dtype=torch.uint8)
     compile_with = partial(torch.compile, backend="eager")
     notes: list[str] = []
     with mock.patch("torch.compile", compile_with):
-        logits = CompiledOrNot(forward, notes.append)(patches, None)
+        logits = CompiledOrNot(forward, notes.append)(images, None)
     assert logits.shape == (2, 40)
     assert not notes
 
@@ -330,22 +331,22 @@ def _copies_to_the_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _mask_from_the_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: TrainForward, patches: Tensor, keep: Tensor | None) -> Tensor:
-        return original(self, patches, keep) * torch.ones(patches.shape[0], 1)
+    def forward(self: TrainForward, images: Tensor, keep: Tensor | None) -> Tensor:
+        return original(self, images, keep) * torch.ones(images.shape[0], 1)
 
     return forward
 
 
 def _mean_sent_at_each_step(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: TrainForward, patches: Tensor, keep: Tensor | None) -> Tensor:
-        return original(self, patches, keep) + torch.tensor([0.5], device=patches.device)
+    def forward(self: TrainForward, images: Tensor, keep: Tensor | None) -> Tensor:
+        return original(self, images, keep) + torch.tensor([0.5], device=images.device)
 
     return forward
 
 
 def _counts_kept(original: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(self: TrainForward, patches: Tensor, keep: Tensor | None) -> Tensor:
-        return original(self, patches[(patches > 0).any(-1).any(-1)], keep)
+    def forward(self: TrainForward, images: Tensor, keep: Tensor | None) -> Tensor:
+        return original(self, images[(images > 0).flatten(1).any(1)], keep)
 
     return forward
 

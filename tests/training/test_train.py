@@ -24,7 +24,7 @@ from vitpe.data.batches import Batches
 from vitpe.data.sources import open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.errors import UsageError, VitpeError
-from vitpe.model.answers import predict_split
+from vitpe.model.inputs import PixelClassifier, classify_split
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import load_checkpoint, read_tensors
 from vitpe.runs.folder import TIMING_COLUMNS, RunFolder
@@ -80,7 +80,7 @@ def test_it_overfits_eight_images(tmp_path: Path) -> None:
     model, info = load_checkpoint(RunFolder(tmp_path / "runs").checkpoint(100))
     samples = open_samples(tiny_config(data).data, "train", info.model.img_size)
     batches = Batches(ImageStore(samples, CPU), info.model.img_size, 8)
-    logits, labels = predict_split(model, batches.once(), info.mean, info.std)
+    logits, labels = classify_split(PixelClassifier(model, info.mean, info.std), batches.once())
     assert ((logits > 0) == labels).all()
 
 

@@ -78,10 +78,10 @@ def test_updates_are_those_of_a_model_on_whitened_patches(muon_lr: float | None)
     before = model.patch_embed.proj.weight.detach().clone()
     labels = torch.rand(32, 3).round()
     for step in range(8):
-        patches = correlated(32 * 6, seed=step + 1).view(32, 6, 192)
-        keep = torch.arange(6).expand(32, -1)
-        logits = model(patches, keep)
-        expected = twin((patches - whitening.mean) @ whitening.basis.T, keep)
+        patches = correlated(32 * 6, seed=step + 1).view(32, 2, 3, 3, 8, 8)
+        images = patches.permute(0, 3, 1, 4, 2, 5).reshape(32, 3, 16, 24)
+        logits = model(images)
+        expected = twin(images, normalize=lambda patches: (patches - whitening.mean) @ whitening.basis.T)
         torch.testing.assert_close(logits, expected, atol=2e-3 if muon_lr else 2e-4, rtol=1e-3)  # Muon is in bfloat16
         for output, optimizers in ((logits, ours), (expected, theirs)):
             torch.nn.functional.binary_cross_entropy_with_logits(output, labels).backward()

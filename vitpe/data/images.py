@@ -6,7 +6,7 @@ every JPEG that is unusual or damaged. Both give the same pixels.
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Final
 
@@ -96,16 +96,6 @@ def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     """The middle (…, height, width) part of `image` (…, H, W)."""
     top, left = (image.shape[-2] - size[0]) // 2, (image.shape[-1] - size[1]) // 2
     return image[..., top : top + size[0], left : left + size[1]]
-
-
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (B, C, H, W) in 0..255 → float32 (images / 255 - mean) / std, per channel, on the images' device."""
-    out = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    # The numbers travel as arguments of the kernel: a tensor of them would make a GPU wait for its copy.
-    for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
-        plane = out[:, channel]
-        torch.add(torch.tensor(-m / s), plane, alpha=1 / (255 * s), out=plane)
-    return out
 
 
 @lru_cache(maxsize=64)  # the headers of a dataset's images are equal, mostly

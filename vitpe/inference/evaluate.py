@@ -30,7 +30,7 @@ from vitpe.metrics.thresholds import (
     sigmoid,
     tune_thresholds,
 )
-from vitpe.model.answers import predict_split
+from vitpe.model.inputs import PixelClassifier, classify_split
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
 from vitpe.runs.find import kind_of, no_single_model
@@ -277,7 +277,8 @@ def answer(loaded: Loaded, split: str, samples: Samples, device: torch.device, l
         )
     batches = Batches(ImageStore(samples, device, "disk"), info.model.img_size, _BATCH_SIZE)
     on_progress = listener.start(f"scoring {split}", len(samples.names))
-    logits, truth = predict_split(model.to(device), batches.once(), info.mean, info.std, on_progress)
+    classifier = PixelClassifier(model.to(device), info.mean, info.std)
+    logits, truth = classify_split(classifier, batches.once(), on_progress)
     labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
     return Answers(
         loaded.path,

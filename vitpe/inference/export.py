@@ -7,31 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitpe.errors import VitpeError
 from vitpe.files import write_atomic
+from vitpe.model.inputs import PixelClassifier
 from vitpe.model.vit import VisionTransformer
 from vitpe.outputs import MARK
 
 OPSET = 20  # the first with Gelu as one operator
-
-
-class _Classifier(nn.Module):
-    """uint8 images (B, 3, H, W) RGB → probs (B, A)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model((images.float() / 255 - self.mean) / self.std)
-        return logits.sigmoid()
 
 
 def export_onnx(
@@ -53,7 +37,7 @@ def export_onnx(
     """
     _require_packages("onnx", "onnxscript")
     training, device = model.training, model.cls_token.device
-    classifier = _Classifier(model.cpu(), mean, std).eval()
+    classifier = nn.Sequential(PixelClassifier(model.cpu(), mean, std), nn.Sigmoid()).eval()
     try:
         images = torch.zeros(2, model.config.in_chans, *model.config.img_size, dtype=torch.uint8)
         program = torch.onnx.export(

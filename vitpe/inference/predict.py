@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitpe.data.images import center_crop, decode, fit
 from vitpe.data.remarks import Remarks
@@ -29,9 +29,7 @@ from vitpe.files import make_folder, write_atomic
 from vitpe.inference.inputs import Input
 from vitpe.inference.predictions import Prediction, predict_record, select_attributes
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.model.answers import precision
-from vitpe.model.inputs import ToInput, input_for
-from vitpe.model.vit import VisionTransformer
+from vitpe.model.inputs import classify, predicting_classifier, stack_images
 from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
 from vitpe.runs.checkpoint import load_checkpoint
 from vitpe.runs.metadata import CheckpointInfo
@@ -50,10 +48,9 @@ Align = Callable[[Tensor, str], Tensor]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, how images become its input, which of its attributes to list, and from where one is present."""
+    """uint8 images → logits, which of the attributes to list, and from which probability on one is present."""
 
-    model: VisionTransformer
-    to_input: ToInput
+    classifier: nn.Module
     info: CheckpointInfo
     listed: tuple[int, ...]
     thresholds: tuple[float, ...]
@@ -69,9 +66,8 @@ class Predictor:
         """One Prediction for each name and uint8 (3, H, W) image of the model's size; VitpeError for a model that gives
         NaN.
         """
-        inputs = self.to_input([pixels for _, pixels in images], self.device)
-        with torch.inference_mode(), precision(self.device):
-            logits = self.model(inputs).cpu().double().numpy()
+        pixels = stack_images([image for _, image in images]).to(self.device)
+        logits = classify(self.classifier, pixels).cpu().double().numpy()
         if not np.isfinite(logits).all():
             raise VitpeError(
                 "the model's answers are not finite",
@@ -138,11 +134,11 @@ def load_predictor(
         raise UsageError(f"top {top} lists nothing", "choose 1 or more")
     torch.set_num_threads(1)
     model, info = load_checkpoint(checkpoint)
-    to_input = input_for(model, info.mean, info.std)
+    classifier = predicting_classifier(model, info.mean, info.std).to(device)
     names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
     listed = tuple(select_attributes(info.attributes, names))
     thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
-    return Predictor(model.to(device), to_input, info, listed, thresholds, device, top)
+    return Predictor(classifier, info, listed, thresholds, device, top)
 
 
 def predict_files(

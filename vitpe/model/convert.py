@@ -13,12 +13,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vitpe.config import PRESETS, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.facts import ModelFacts
 from vitpe.model.grid import Grid, split_rows, tokens_before_patches
-from vitpe.model.position import resample_pos_embed
 from vitpe.model.vit import VisionTransformer
 
 Origin = Literal["timm", "torchvision", "huggingface"]
@@ -285,6 +285,26 @@ def _convert_pos_embed(
     if rows.grid_size != config.grid_size:
         found["pos_embed"] = resample_pos_embed(found["pos_embed"].float(), rows.grid_size, config.grid_size)
         notes.append("pos_embed resampled from {}x{} to {}x{} patches".format(*rows.grid_size, *config.grid_size))
+
+
+def resample_pos_embed(
+    pos_embed: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], num_prefix_tokens: int = 1
+) -> Tensor:
+    """(1, T, D) on `old_grid` (rows, columns) → (1, T', D) on `new_grid`, T = num_prefix_tokens + rows · columns.
+
+    The patches' rows are a picture of D channels, resized by antialiased bicubic interpolation in float32 and given
+    back in their own dtype; the prefix (class token) stays as it is. Grids are compared by their sides and never by
+    their number of patches: 13 × 11 to 11 × 13 is a resize too. ValueError when T does not fit `old_grid`.
+    """
+    num_patches = pos_embed.shape[1] - num_prefix_tokens
+    if num_patches != old_grid[0] * old_grid[1]:
+        raise ValueError(f"pos_embed holds {num_patches} patches, a grid of {old_grid} does not")
+    if old_grid == new_grid:
+        return pos_embed
+    prefix, patches = pos_embed[:, :num_prefix_tokens], pos_embed[:, num_prefix_tokens:]
+    picture = patches.float().reshape(len(patches), *old_grid, -1).permute(0, 3, 1, 2)
+    resized = interpolate(picture, size=new_grid, mode="bicubic", antialias=True)
+    return torch.cat([prefix, resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
 
 
 def _check_sizes(found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts) -> None:

@@ -1,50 +1,124 @@
-"""Decoded images → a model's input, with as few passes over the pixels as the model allows."""
+"""The one place where pixels become a model's input: uint8 images → normalised patches → logits.
 
-from collections.abc import Callable, Sequence
+Each classifier holds a model, with the mean and std that it was trained with, and never changes it.
+"""
 
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from vitpe.data.images import normalize
+from vitpe.data.batches import Batch
+from vitpe.device import computes_bfloat16
 from vitpe.model.vit import VisionTransformer
 
-ToInput = Callable[[Sequence[Tensor], torch.device], Tensor]
-"""B images (C, H, W) uint8 of the model's size → what to give the model, on the device."""
+
+class Normalize(nn.Module):
+    """Patches (B, K, C·P·P) of pixels in 0..255 → float32 (pixels / 255 - mean) / std, per channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], patch_size: int) -> None:
+        super().__init__()
+        # As scale · pixels + shift, for each number of a patch, whose order is channel, row, column.
+        scale = torch.tensor([1 / (255 * s) for s in std]).repeat_interleave(patch_size**2)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat_interleave(patch_size**2)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, patches.float(), self.scale)
 
 
-def input_for(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> ToInput:
-    """Raw pixels for a model without a stem, which it is changed to take; normalised images for one that has a stem.
+class PixelClassifier(nn.Module):
+    """uint8 images (B, C, H, W) → float32 logits (B, A)."""
 
-    A stem pads with zeros, which are the mean colour only after `normalize`.
+    def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.normalize = Normalize(mean, std, model.config.patch_size).to(model.pos_embed.device)
+
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep: numbers (B, K) of the patches that are not dropped, None for all."""
+        logits: Tensor = self.model(images, keep, self.normalize)
+        return logits.float()
+
+
+class FoldedClassifier(nn.Module):
+    """As PixelClassifier, for prediction: fewer passes over the pixels, no patch dropout, no gradients.
+
+    The patch projection is linear, so that mean and std can be part of a copy of it: W (x / 255 - mean) / std + b is
+    W / (255 std) · x + (b - W mean / std). Its columns are in the order in which decoders leave pixels, channels last:
+    to put channels first would take half as long as decoding does. Not for models with a stem: that pads with zeros,
+    which are the mean colour only of normalised images.
     """
-    if model.stem is not None:
-        return lambda images, device: normalize(torch.stack(tuple(images)).to(device), mean, std)
-    _take_pixels(model, mean, std)
-    return lambda images, device: _pixel_patches(images, model.patch_size).to(device).float()
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        projection = model.patch_embed.proj
+        assert model.stem is None and projection.bias is not None
+        self.model = model
+        weight, bias = projection.weight.detach().double(), projection.bias.detach().double()
+        weight = weight / weight.new_tensor(std).view(-1, 1, 1)
+        bias = bias - (weight * weight.new_tensor(mean).view(-1, 1, 1)).sum(dim=(1, 2, 3))
+        weight = (weight / 255).permute(0, 2, 3, 1).flatten(1)
+        self.register_buffer("weight", weight.float(), persistent=False)
+        self.register_buffer("bias", bias.float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: as from `stack_images`; any other order in memory is slower."""
+        tokens = linear(self._patches(images).float(), self.weight, self.bias) + self.model.pos_embed[:, 1:]
+        logits: Tensor = self.model.classify(self.model.add_cls_token(tokens))
+        return logits.float()
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, N, P·P·C)"""
+        b, channels, _, _ = images.shape
+        (rows, columns), p = self.model.config.grid_size, self.model.config.patch_size
+        patches = images.permute(0, 2, 3, 1).reshape(b, rows, p, columns, p * channels).transpose(2, 3)
+        return patches.reshape(b, rows * columns, p * p * channels)
 
 
-def _take_pixels(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Make the model take `_pixel_patches` in 0..255 where it took patches of images that `normalize` made.
-
-    The first layer is linear, so that mean and std can be part of it: W (x / 255 - mean) / std + b is
-    W / (255 std) · x + (b - W mean / std). Its columns change places from channels first to channels last.
-    """
-    projection = model.patch_embed.proj
-    weight = projection.weight.detach().double() / torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
-    offset = (weight * torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1)).sum(dim=(1, 2, 3))
-    projection.weight.data.copy_((weight / 255).permute(0, 2, 3, 1).reshape(weight.shape))
-    assert projection.bias is not None
-    projection.bias.data.sub_(offset)
+def predicting_classifier(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """The fastest one without gradients: uint8 images (B, C, H, W) → float32 logits (B, A)."""
+    return FoldedClassifier(model, mean, std) if model.stem is None else PixelClassifier(model, mean, std)
 
 
-def _pixel_patches(images: Sequence[Tensor], patch_size: int) -> Tensor:
-    """B images (C, H, W) uint8 → patches (B, N, P·P·C) uint8, row-major, each with its channels last.
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """B images (C, H, W) → (B, C, H, W), channels last in memory, as decoders leave them: it copies runs of bytes."""
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
-    Decoders leave an image's channels last in memory, so this copies runs of bytes; to put them first would take half
-    as long as decoding does.
-    """
-    batch = torch.stack([image.permute(1, 2, 0) for image in images])
-    b, height, width, channels = batch.shape
-    p = patch_size
-    patches = batch.view(b, height // p, p, width // p, p * channels).transpose(2, 3)
-    return patches.reshape(b, -1, p * p * channels)
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on GPUs that compute with it, at twice the speed; float32, with all its digits, elsewhere."""
+    if device.type == "cuda" and computes_bfloat16(device):
+        return torch.autocast("cuda", torch.bfloat16)
+    return nullcontext()
+
+
+def classify(classifier: nn.Module, images: Tensor) -> Tensor:
+    """uint8 (B, C, H, W) → float32 logits (B, A), without gradients. The model must be in eval mode."""
+    with torch.inference_mode(), autocast(images.device):
+        logits: Tensor = classifier(images)
+        return logits
+
+
+def classify_split(
+    classifier: nn.Module, batches: Iterable[Batch], on_progress: Callable[[int], None] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """(logits (n, A) float64, labels (n, A)) in the batches' order. The model must be in eval mode."""
+    logits, labels = [], []
+    for batch in batches:
+        logits.append(classify(classifier, batch.images))
+        labels.append(batch.labels)
+        if on_progress is not None:
+            on_progress(len(batch.labels))
+    return torch.cat(logits).cpu().double().numpy(), torch.cat(labels).cpu().numpy()

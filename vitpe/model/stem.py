@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, linear
 
-from vitpe.config import STEM_STRIDE
-from vitpe.model.encoder import LAYER_NORM_EPS
+from vitpe.config import LAYER_NORM_EPS, STEM_STRIDE, ModelConfig
 
 
 class ConvStem(nn.Module):
@@ -17,18 +16,20 @@ class ConvStem(nn.Module):
     border, which a model otherwise has to learn from many more images. The block's second convolution starts at zero.
     """
 
-    def __init__(self, grid_size: tuple[int, int], patch_size: int, in_chans: int, width: int, embed_dim: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.grid_size, self.patch_size, self.in_chans = grid_size, patch_size, in_chans
-        self.conv1 = _Convolution(in_chans, width, stride=2)
+        self.grid_size, self.patch_size, self.in_chans = config.grid_size, config.patch_size, config.in_chans
+        width = config.stem_width
+        self.conv1 = _Convolution(config.in_chans, width, stride=2)
         self.conv2 = _Convolution(width, 2 * width, stride=2)
         self.conv3 = _Convolution(2 * width, 4 * width, stride=2)
         self.norm = nn.LayerNorm(4 * width, eps=LAYER_NORM_EPS)
         self.conv4 = _Convolution(4 * width, 4 * width)
         self.conv5 = _Convolution(4 * width, 4 * width)
         nn.init.zeros_(self.conv5.weight)
-        num_values = 4 * width * (patch_size // STEM_STRIDE) ** 2
-        self.proj_weight, self.proj_bias = _weight(embed_dim, num_values), nn.Parameter(torch.zeros(embed_dim))
+        num_values = 4 * width * (config.patch_size // STEM_STRIDE) ** 2
+        self.proj_weight = _weight(config.embed_dim, num_values)
+        self.proj_bias = nn.Parameter(torch.zeros(config.embed_dim))
 
     def forward(self, patches: Tensor) -> Tensor:
         (rows, columns), p, side = self.grid_size, self.patch_size, self.patch_size // STEM_STRIDE

@@ -1,37 +1,150 @@
-"""VisionTransformer: images (B, C, H, W) → logits (B, A). The state dict has timm's keys, and a stem its own."""
+"""VisionTransformer: images (B, C, H, W) → patches (B, N, C·P·P) → tokens (B, 1+N, D) → logits (B, A).
+
+The pre-norm Vision Transformer of arXiv:2010.11929 on rectangular grids. State-dict keys are timm's; a stem has
+its own.
+Legend for shapes: B batch, C channels, H W pixels, P patch side, N = rows · columns patches, K kept ones, D width,
+T tokens, A attributes.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag, gelu, linear, scaled_dot_product_attention
 
-from vitpe.config import ModelConfig
-from vitpe.model.encoder import LAYER_NORM_EPS, Block
-from vitpe.model.patch_embedding import PatchEmbedding
+from vitpe.config import LAYER_NORM_EPS, ModelConfig
+from vitpe.model.stem import ConvStem
 
 
-class VisionTransformer(PatchEmbedding):
-    """The pre-norm Vision Transformer of arXiv:2010.11929 with a linear head.
+class PatchEmbed(nn.Module):
+    """A linear map of each P × P patch: (B, K, C·P·P) → (B, K, D) (arXiv:2010.11929, equation 1).
 
-    It extends PatchEmbedding rather than holding one, so that `pos_embed` and `cls_token` stand at the top of the
-    state dict, where timm has them. The head starts at zero: the first logits are 0 and the first loss is ln 2.
+    The weight has the name and the shape of the equivalent strided convolution, (D, C, P, P), so that state dicts are
+    timm's; the product itself is one matrix multiplication, which is faster on CPUs than the convolution.
+    """
+
+    def __init__(self, in_chans: int, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (arXiv:1706.03762, section 3.2), fused."""
+
+    def __init__(self, embed_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
+        """(B, T, D) → (B, T, D); with `first_only` the first token's output alone, (B, 1, D), at its lower cost."""
+        b, t, d = tokens.shape
+        if first_only:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = self._split_heads(linear(tokens[:, :1], weight[:d], bias[:d]))
+            k, v = (self._split_heads(linear(tokens, weight[i : i + d], bias[i : i + d])) for i in (d, 2 * d))
+        else:
+            qkv = self.qkv(tokens).view(b, t, 3, self.num_heads, d // self.num_heads)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        out: Tensor = self.proj(attend(q, k, v).transpose(1, 2).reshape(b, -1, d))
+        return out
+
+    def _split_heads(self, features: Tensor) -> Tensor:
+        b, t, d = features.shape
+        return features.view(b, t, self.num_heads, d // self.num_heads).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v over (B, heads, T, d).
+
+    torch's fused kernel, but for bfloat16 on CPUs: there its backward pass takes four times as long as the plain
+    products, which run on the matrix units.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        weights: Tensor = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
+        return weights @ v
+    return scaled_dot_product_attention(q, k, v)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.fc2(gelu(self.fc1(tokens)))
+        return out
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): in training a sample's whole residual branch is left out at rate `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        keep = 1 - self.rate
+        mask = torch.rand(branch.shape[0], 1, 1, device=branch.device) < keep
+        return branch * (mask / keep).to(branch.dtype)
+
+
+class Block(nn.Module):
+    """x + Attention(LayerNorm(x)), then x + Mlp(LayerNorm(x)): arXiv:2010.11929, equations 2 and 3."""
+
+    def __init__(self, embed_dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(embed_dim, num_heads)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(embed_dim, round(embed_dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
+        """(B, T, D) → (B, T, D); with `first_only` the first token alone, (B, 1, D)."""
+        attended = self.attn(self.norm1(tokens), first_only)
+        tokens = (tokens[:, :1] if first_only else tokens) + self.drop_path(attended)
+        out: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return out
+
+
+class VisionTransformer(nn.Module):
+    """Pre-norm ViT with a linear head on the class token, or on the mean of the patch tokens.
+
+    Token 0 is the class token, token 1 + n is patch n at row n // columns, column n % columns. `pos_embed`
+    (1, 1+N, D) starts at zero, so that whatever it shows later was learned; with config.pos_embed "sincos" it is the
+    fixed sine-cosine embedding. The head starts at zero: the first logits are 0 and the first loss is ln 2.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(
-            config.img_size,
-            config.patch_size,
-            config.in_chans,
-            config.embed_dim,
-            sincos=config.pos_embed == "sincos",
-            stem_width=config.stem_width,
-        )
+        super().__init__()
         self.config = config
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(config.in_chans, config.patch_size, dim)
+        self.stem = ConvStem(config) if config.stem_width else None
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        learned = config.pos_embed == "learned"
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_patches, dim), requires_grad=learned)
+        if not learned:
+            self.pos_embed.data[0, 1:] = sincos_embedding(config.grid_size, dim)
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config.embed_dim, config.num_heads, config.mlp_ratio, rate) for rate in rates)
-        norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
+        self.blocks = nn.ModuleList(Block(dim, config.num_heads, config.mlp_ratio, rate) for rate in rates)
+        norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         # As in timm: with mean pooling the norm comes after the pooling and is called fc_norm.
         self.norm = norm if config.global_pool == "token" else nn.Identity()
         self.fc_norm = norm if config.global_pool == "avg" else nn.Identity()
-        self.head = nn.Linear(config.embed_dim, config.num_classes)
+        self.head = nn.Linear(dim, config.num_classes)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -43,20 +156,50 @@ class VisionTransformer(PatchEmbedding):
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.zeros_(self.head.weight)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) → tokens (B, 1+N, D) after the last block and the final norm."""
-        tokens = super().forward(images)
-        for block in self.blocks:
-            tokens = block(tokens)
-        out: Tensor = self.norm(tokens)
-        return out
+    def forward(
+        self, images: Tensor, keep: Tensor | None = None, normalize: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) → logits (B, A). keep and normalize: see `embed`."""
+        return self.classify(self.embed(images, keep, normalize))
 
-    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Images (B, C, H, W), or the patches `needed` for those of the numbers `keep` (B, K) → logits (B, A).
+    def patchify(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → patches (B, N, C·P·P) of the same type, in reading order."""
+        if images.shape[-2:] != self.config.img_size:
+            raise ValueError(
+                f"images (B, C, H, W) of {tuple(images.shape)} where (H, W) should be {self.config.img_size}"
+            )
+        b, c, _, _ = images.shape
+        (rows, columns), p = self.config.grid_size, self.config.patch_size
+        patches = images.reshape(b, c, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(b, rows * columns, c * p * p)
+
+    def embed(
+        self, images: Tensor, keep: Tensor | None = None, normalize: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) → tokens (B, 1+N, D).
+
+        keep: patch dropout (arXiv:2208.07220): numbers (B, K) of the patches that get tokens, (B, 1+K, D). Of others
+        nothing is computed, but by a stem, whose filters look at all.
+        normalize: pixels of patches (B, K, C·P·P) → values to project, of the same shape; None where they are.
+        """
+        normalize = normalize or _unchanged
+        patches = self.patchify(images)
+        tokens = self.patch_embed(normalize(take_patches(patches, keep)))
+        tokens = tokens + take_patches(self.pos_embed[0, 1:], keep)
+        if self.stem is not None:
+            tokens = tokens + take_patches(self.stem(normalize(patches)), keep)
+        return self.add_cls_token(tokens)
+
+    def add_cls_token(self, tokens: Tensor) -> Tensor:
+        """Tokens of patches (B, K, D) → (B, 1+K, D), the class token first."""
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
+        return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T, D) → logits (B, A).
 
         Where the head reads the class token alone, the last block computes that alone: the same logits for less.
         """
-        tokens = self.embed(images if images.ndim == 3 else self.patchify(images), keep)
         by_token = self.config.global_pool == "token"
         for block in self.blocks[:-1]:
             tokens = block(tokens)
@@ -65,7 +208,68 @@ class VisionTransformer(PatchEmbedding):
         logits: Tensor = self.head(self.fc_norm(pooled))
         return logits
 
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → tokens (B, 1+N, D) after the last block and the final norm, as timm's."""
+        tokens = self.embed(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens)
+        return out
+
+
+def take_patches(patches: Tensor, keep: Tensor | None) -> Tensor:
+    """Patches (B, N, X), or (N, X) that all images share → (B, K, X): those of the numbers `keep` (B, K), which differ
+    within an image; for None all, as they are.
+    """
+    if keep is None:
+        return patches
+    taken: Tensor = _Take.apply(patches, keep)
+    return taken
+
+
+class _Take(torch.autograd.Function):
+    """Indexing, with a gradient that sums in the order of the images. Indexing's own adds in whatever order a GPU's
+    threads come, so that no two runs have the same digits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, keep: Tensor) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.shape = patches.shape
+        images = torch.arange(keep.shape[0], device=keep.device)[:, None]
+        return patches[keep] if patches.ndim == 2 else patches[images, keep]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        (b, k), (*own, num_patches, width) = keep.shape, ctx.shape
+        rows = torch.cat([gradient.flatten(0, 1), gradient.new_zeros(1, width)])
+        # In which row each image's patches are found: where it has left one out, in the last, of zeros.
+        found = torch.full((b, num_patches), b * k, device=keep.device)
+        found.scatter_(1, keep, torch.arange(b * k, device=keep.device).view(b, k))
+        bags = found.view(-1, 1) if own else found.T.contiguous()
+        return embedding_bag(bags, rows, mode="sum").view(ctx.shape), None
+
+
+def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:
+    """(N, D): the first half of D encodes the row, the second the column, each by sines then cosines.
+
+    Frequencies fall geometrically from 1 to 1/10000 (arXiv:1706.03762, section 3.5, in two dimensions as in
+    arXiv:2111.06377). `embed_dim` must be a multiple of 4.
+    """
+    quarter = embed_dim // 4
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(
+        torch.arange(grid_size[0], dtype=torch.float64), torch.arange(grid_size[1], dtype=torch.float64), indexing="ij"
+    )
+    angles = [position.flatten()[:, None] * frequencies for position in (rows, columns)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
+
 
 def num_parameters(model: nn.Module) -> int:
     """How many numbers the model holds, position embeddings included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _unchanged(patches: Tensor) -> Tensor:
+    return patches

@@ -1,4 +1,4 @@
-"""The training forward pass: uint8 patches → float32 logits, in the fastest precision, compiled where it pays."""
+"""The training forward pass: uint8 images → float32 logits, in the fastest precision, compiled where it pays."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -8,39 +8,36 @@ from torch import Tensor, nn
 
 from vitpe.config import TrainConfig
 from vitpe.device import computes_bfloat16
+from vitpe.model.inputs import PixelClassifier
 from vitpe.model.vit import VisionTransformer
 
 _OPERATIONS_TO_COMPILE: Final = 5e11
 
 
-class TrainForward(nn.Module):
-    """Normalises the patches and runs the model; `weights_dtype` bfloat16 runs it on bfloat16 copies of the weights,
-    while the weights themselves, their gradients and the optimizer's state stay float32.
+class TrainForward(PixelClassifier):
+    """In training: precision "bf16" runs the model on bfloat16 copies of the weights, under autocast on GPUs, while the
+    weights themselves, their gradients and the optimizer's state stay float32.
     """
 
     def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float], precision: str) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, mean, std)
         self.precision = precision
-        # Per number of a patch, whose order is channel, row, column. They never change, so they are no buffers: those
-        # are sent around among workers at each step.
-        pixels, device = model.patch_size**2, model.pos_embed.device
-        self.scale = torch.tensor([1 / (255 * s) for s in std]).repeat_interleave(pixels).to(device)
-        self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat_interleave(pixels).to(device)
 
-    def forward(self, patches: Tensor, keep: Tensor | None) -> Tensor:
-        """patches: uint8, those `needed` for the numbers `keep` (B, K), None for all. Returns float32 logits (B, A)."""
-        values = torch.addcmul(self.shift, patches.float(), self.scale)
+    def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """As PixelClassifier's."""
         if self.precision == "fp32":
-            logits: Tensor = self.model(values, keep)
-        elif patches.device.type == "cpu":
-            # Casting each weight once is faster than autocast, which casts at every product.
-            weights = {name: value.bfloat16() for name, value in self.model.named_parameters()}
-            logits = torch.func.functional_call(self.model, weights, (values.bfloat16(), keep))
-        else:
-            with torch.autocast(patches.device.type, torch.bfloat16):
-                logits = self.model(values, keep)
+            return super().forward(images, keep)
+        if images.device.type != "cpu":
+            with torch.autocast(images.device.type, torch.bfloat16):
+                return super().forward(images, keep)
+        # Casting each weight once is faster than autocast, which casts at every product.
+        weights = {name: value.bfloat16() for name, value in self.model.named_parameters()}
+        logits: Tensor = torch.func.functional_call(self.model, weights, (images, keep, self._normalize_to_bfloat16))
         return logits.float()
+
+    def _normalize_to_bfloat16(self, patches: Tensor) -> Tensor:
+        values: Tensor = self.normalize(patches)
+        return values.bfloat16()
 
 
 class CompiledOrNot(nn.Module):
@@ -53,12 +50,12 @@ class CompiledOrNot(nn.Module):
         self._tried = False
         self._tell = tell
 
-    def forward(self, patches: Tensor, keep: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, keep: Tensor | None) -> Tensor:
         """As the plain module."""
         if self._compiled is not None and not self._tried:
             self._tried = True
             try:
-                self._try(self._compiled, patches, keep)
+                self._try(self._compiled, images, keep)
             except Exception as error:
                 if "torch._dynamo" not in type(error).__module__ and "torch._inductor" not in type(error).__module__:
                     raise
@@ -66,14 +63,14 @@ class CompiledOrNot(nn.Module):
                 self._tell(f"torch.compile failed ({' '.join(str(error).split())[:80]}); going on without it")
         # (`or` would ask a compiled module for its truth, and so for its length, which it does not have.)
         run = self.plain if self._compiled is None else self._compiled
-        out: Tensor = run(patches, keep)
+        out: Tensor = run(images, keep)
         return out
 
-    def _try(self, compiled: Callable[..., Tensor], patches: Tensor, keep: Tensor | None) -> None:
+    def _try(self, compiled: Callable[..., Tensor], images: Tensor, keep: Tensor | None) -> None:
         """Compile forward and backward, which would else fail in the middle of a step; leaves no gradient, no draw."""
         weights = [parameter for parameter in self.plain.parameters() if parameter.requires_grad]
-        with torch.random.fork_rng([patches.device] if patches.is_cuda else []):
-            torch.autograd.grad(compiled(patches, keep).sum(), weights)
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.autograd.grad(compiled(images, keep).sum(), weights)
 
 
 def choose_precision(config: TrainConfig, device: torch.device) -> str:

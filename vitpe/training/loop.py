@@ -24,12 +24,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from vitpe.config import TrainConfig
 from vitpe.data.augmentation import DEPTH, step_seed
 from vitpe.data.batches import Batch, Batches
-from vitpe.data.images import normalize
 from vitpe.device import seed_draws
 from vitpe.errors import VitpeError
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.model.answers import predict_split
+from vitpe.model.inputs import Normalize, PixelClassifier, classify_split
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.runs.checkpoint import HISTORY_KEYS, check_finite, check_tensors, save_checkpoint
 from vitpe.runs.folder import RunFolder
@@ -212,9 +211,9 @@ class Trainer:
             writer.close()
 
     def _measure_whitening(self, train: Batches) -> Whitening:
-        mean, std = self._info.mean, self._info.std
+        normalize = Normalize(self._info.mean, self._info.std, self._info.model.patch_size)
         patches = (
-            self._model.patchify(normalize(batch.images.cpu(), mean, std)).flatten(0, 1)
+            normalize(self._model.patchify(batch.images.cpu())).flatten(0, 1)
             for batch in train.sample(NUM_IMAGES, self._config.seed)
         )
         measured = Whitening.measure(patches).to(self._device)
@@ -242,8 +241,7 @@ class Trainer:
         labels = batch.labels.float()
         if self._config.label_smoothing:
             labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        patches = self._model.needed(self._model.patchify(batch.images), batch.keep)
-        loss = binary_cross_entropy_with_logits(forward(patches, batch.keep), labels)
+        loss = binary_cross_entropy_with_logits(forward(batch.images, batch.keep), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers.step(self._factor(self.step))
         if self._average is not None:
@@ -300,7 +298,7 @@ class Trainer:
             averaged = copy.deepcopy(self._model)
             averaged.load_state_dict(self._average.tensors)
         averaged.eval()
-        logits, labels = predict_split(averaged, valid.once(), self._info.mean, self._info.std)
+        logits, labels = classify_split(PixelClassifier(averaged, self._info.mean, self._info.std), valid.once())
         averaged.train()
         means = score(sigmoid(logits), labels, self._info.attributes, num_resamples=0).means
         scores = {

@@ -41,7 +41,7 @@ class Workers:
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over all workers in the backward pass."""
         with self.doing(WAITING):
-            return DistributedDataParallel(model) if self.world_size > 1 else model
+            return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
 
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of `value` over all workers; overwrites it."""
