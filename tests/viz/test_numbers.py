@@ -8,18 +8,12 @@ import torch
 
 from tests.helpers.viz_history import GRID, face_embeddings, write_checkpoint
 from vitpe.viz import numbers as nums
+from vitpe.viz.colours import colour_range
+from vitpe.viz.components import component_colours, filter_components, norms, principal_components
 from vitpe.viz.face import face_geometry
 from vitpe.viz.history import read_checkpoint
 from vitpe.viz.numbers import NUMBERS, EmbeddingGrid, numbers_table
-from vitpe.viz.similarity import (
-    colour_range,
-    component_colours,
-    cosine_similarity,
-    filter_components,
-    norms,
-    principal_components,
-    without_self,
-)
+from vitpe.viz.similarity import cosine_similarity, without_self
 
 FACE = face_geometry((208, 176), 16)
 GRIDS = [(13, 11), (4, 4), (3, 7), (1, 5)]

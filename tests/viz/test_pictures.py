@@ -351,28 +351,28 @@ def test_the_explained_picture_shows_all_maps_and_those_of_eye_and_border(short_
     assert share_shown(lay_out_map(GRID, (6, 4), 22 * scale), middle - 242, explained.MAP_TOP) < 0.5
 
 
-def stories(tmp_path, embeddings, **fields):
+def callouts(tmp_path, embeddings, **fields):
     checkpoint = read_checkpoint(write_checkpoint(tmp_path / "a.safetensors", embeddings, 1, **fields))
     similarity = cosine_similarity(checkpoint.embeddings)
-    return explained.inner_story(checkpoint, similarity), explained.border_story(checkpoint, similarity)
+    return explained.inner_callout(checkpoint, similarity), explained.border_callout(checkpoint, similarity)
 
 
 def test_the_explained_picture_says_what_is_measured(tmp_path):
     embeddings = np.random.default_rng(0).standard_normal((143, 64))
     embeddings[6 * 11 + 7] = embeddings[6 * 11 + 3] + 0.01
     embeddings[10] = embeddings[6 * 11 + 10]  # a corner
-    eye, border = stories(tmp_path, embeddings)
+    eye, border = callouts(tmp_path, embeddings)
     assert (eye.patch, eye.heading) == ((6, 3), "A patch at the left eye")
     assert "row 6, column 7, on the right eye: 1.00" in eye.text
-    assert eye.frames == ((6, 6, 7, 8),)
+    assert eye.outlined == ((6, 6, 7, 8),)
     similarity = torch_free_mean(embeddings, (6, 3), [(6, 6), (6, 7)])
-    assert eye.frames_text == f"the right eye: mean {similarity:.2f}"
+    assert eye.outlined_text == f"the right eye: mean {similarity:.2f}"
     ring = [(r, c) for r, c in np.ndindex(GRID) if r in (0, 12) or c in (0, 10)]
     ring.remove((6, 10))
     assert border.patch == (6, 10)
-    assert border.frames_text == f"the border: mean {torch_free_mean(embeddings, (6, 10), ring):.2f}"
+    assert border.outlined_text == f"the border: mean {torch_free_mean(embeddings, (6, 10), ring):.2f}"
     embeddings[0] = embeddings[6 * 11 + 3] * 2
-    assert "row 0, column 0, not on the right eye" in stories(tmp_path, embeddings)[0].text
+    assert "row 0, column 0, not on the right eye" in callouts(tmp_path, embeddings)[0].text
 
 
 def torch_free_mean(embeddings, patch, others):
@@ -383,12 +383,12 @@ def torch_free_mean(embeddings, patch, others):
 
 
 def test_without_a_face_the_opposite_patch_is_framed_and_zero_is_undefined(tmp_path):
-    inner, _ = stories(tmp_path, face_embeddings(0.5), data_source="labelled_csv")
-    assert (inner.patch, inner.frames) == ((6, 2), ((6, 8, 7, 9),))
+    inner, _ = callouts(tmp_path, face_embeddings(0.5), data_source="labelled_csv")
+    assert (inner.patch, inner.outlined) == ((6, 2), ((6, 8, 7, 9),))
     assert "eye" not in inner.heading + inner.text
-    for story in stories(tmp_path, np.zeros((143, 4))):
-        assert "undefined: the embeddings start at zero" in story.text
-        assert "undefined" in story.frames_text
+    for callout in callouts(tmp_path, np.zeros((143, 4))):
+        assert "undefined: the embeddings start at zero" in callout.text
+        assert "undefined" in callout.outlined_text
 
 
 @pytest.mark.parametrize("filters", [None, (16, 3, 16, 16), (16, 1, 4, 4), (16, 5, 4, 4)])

@@ -3,6 +3,7 @@
 A GIF with one palette for all frames does not flicker, and needs no dithering when nothing else was ever drawn.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.errors import UsageError
-from vitpe.viz.similarity import Floats
+from vitpe.viz.similarity import Floats, without_self
 
 Pixels = NDArray[np.uint8]
 
@@ -30,6 +31,8 @@ NUM_LEVELS = 128
 PAGE_LEVELS = 256
 # Shades that anti-aliased drawing needs between the background and each ink.
 _SHADES = {INK: 40, MUTED: 24, FAINT: 8, ACCENT: 24, CELL: 3, UNDEFINED: 1, HATCH: 1}
+# Similarity is counted in so many steps of [-1, 1] to find the range that colours show.
+NUM_BINS = 200_001
 # Never drawn: a frame's pixels that are as in the frame before.
 TRANSPARENT = 255
 
@@ -101,6 +104,29 @@ def make_palette(cmap: str, num_levels: int = NUM_LEVELS) -> Palette:
     colours[num_levels : num_levels + len(inks)] = inks
     colours[num_levels + len(inks) :] = background
     return Palette(np.rint(colours).astype(np.uint8), num_levels)
+
+
+def colour_range(similarities: Iterable[Floats], tail_percent: float = 0.5) -> tuple[float, float]:
+    """One (low, high) for all maps of all frames, self-similarity left out.
+
+    All but `tail_percent` of the values at either end lie inside; the ends are round numbers within [-1, 1].
+    (-1, 1) when nothing is defined.
+    """
+    counts = np.zeros(NUM_BINS, dtype=np.int64)  # over [-1, 1]; all values at once would not fit for large grids
+    for similarity in similarities:
+        values = without_self(similarity)
+        bins = (values[np.isfinite(values)] + 1) / 2 * (NUM_BINS - 1)
+        counts += np.bincount(np.rint(bins).astype(np.intp), minlength=NUM_BINS)
+    if not counts.any():
+        return -1.0, 1.0
+    ends = np.array([tail_percent, 100 - tail_percent]) / 100 * counts.sum()
+    low, high = np.searchsorted(counts.cumsum(), ends) / (NUM_BINS - 1) * 2 - 1
+    # Embeddings that share a strong common part differ in the third digit: round to no more than a tenth of the span.
+    unit = min(0.05, float(10 ** np.floor(np.log10(max(high - low, 1e-4)))) / 2)
+    low, high = np.floor(low / unit + 1e-3) * unit, np.ceil(high / unit - 1e-3) * unit
+    if high - low < unit:  # all alike
+        low, high = low - unit, high + unit
+    return max(float(low), -1.0), min(float(high), 1.0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from vitpe.viz.colours import MUTED, UNDEFINED, Palette, Pixels
 from vitpe.viz.history import Checkpoint
 from vitpe.viz.maps import draw_bar
 from vitpe.viz.sheet import Sheet, print_scale
-from vitpe.viz.similarity import component_colours, filter_components, norms
+from vitpe.viz.similarity import Floats
 
 MARGIN = 28
 TOP = 118
@@ -69,11 +69,60 @@ def components_picture(checkpoint: Checkpoint, palette: Palette, scale: int | No
     return sheet.pixels()
 
 
+def norms(embeddings: NDArray[np.floating], grid_size: tuple[int, int]) -> Floats:
+    """(N, D) → (Gh, Gw): the embeddings' Euclidean lengths."""
+    lengths: Floats = np.linalg.norm(np.asarray(embeddings, dtype=np.float64), axis=1)
+    return lengths.reshape(grid_size)
+
+
+def principal_components(vectors: NDArray[np.floating], num_components: int) -> tuple[Floats, Floats]:
+    """Principal axes of M vectors (M, D), by singular value decomposition of the centred matrix.
+
+    Returns axes (K, D) of unit length, strongest first, signed so that each one's largest entry is positive, and the
+    share of variance (K,) that each explains, zeros when all vectors are equal. K = min(num_components, M, D).
+    """
+    centred = np.asarray(vectors, dtype=np.float64)
+    centred = centred - centred.mean(axis=0)
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:num_components]
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=1, keepdims=True), axis=1)
+    variance = singular**2
+    share = variance / variance.sum() if variance.sum() > 0 else variance
+    return axes * np.where(largest < 0, -1.0, 1.0), share[:num_components]
+
+
+def component_colours(embeddings: NDArray[np.floating], grid_size: tuple[int, int]) -> tuple[Floats, Floats]:
+    """The first three principal components of the patches' embeddings as red, green and blue.
+
+    Returns colours (Gh, Gw, 3) in [0, 1], each component stretched from its smallest to its largest value, and the
+    variance shares (3,). Patches of equal colour have embeddings that are alike in the three strongest directions.
+    """
+    vectors = np.asarray(embeddings, dtype=np.float64)
+    axes, share = principal_components(vectors, 3)
+    scores = (vectors - vectors.mean(axis=0)) @ axes.T
+    scores = np.pad(scores, ((0, 0), (0, 3 - scores.shape[1])))
+    low, span = scores.min(axis=0), np.ptp(scores, axis=0)
+    colours = (scores - low) / np.where(span > 0, span, 1.0)
+    return colours.reshape(*grid_size, 3), np.pad(share, (0, 3 - share.size))
+
+
+def filter_components(filters: NDArray[np.floating], num_components: int = 28) -> Floats:
+    """The patch projection's principal components as images; arXiv:2010.11929, Figure 7 left, shows the first 28.
+
+    filters: (D, C, P, P). Returns (K, P, P, C) in [0, 1] with 0.5 for zero, each stretched by its largest entry.
+    """
+    num_filters, channels, height, width = filters.shape
+    axes, _ = principal_components(filters.reshape(num_filters, -1), num_components)
+    peaks = np.abs(axes).max(axis=1, keepdims=True)
+    pictures = 0.5 + 0.5 * axes / np.where(peaks > 0, peaks, 1.0)
+    return pictures.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+
+
 def _title(sheet: Sheet, x: float, text: str) -> None:
     sheet.text(x, TOP - 16, text, 14.5, weight="bold")
 
 
-def _filter_pictures(checkpoint: Checkpoint) -> NDArray[np.float64] | None:
+def _filter_pictures(checkpoint: Checkpoint) -> Floats | None:
     """(K, P, P, 3), or None when the checkpoint holds no filters with one or three channels."""
     filters = checkpoint.filters()
     if filters is None or filters.shape[1] not in (1, 3):
@@ -82,13 +131,13 @@ def _filter_pictures(checkpoint: Checkpoint) -> NDArray[np.float64] | None:
     return np.broadcast_to(pictures, (*pictures.shape[:3], 3))
 
 
-def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+def _ends(values: Floats) -> tuple[float, float]:
     """The smallest and the largest value, set apart when they are equal."""
     low, high = float(values.min()), float(values.max())
     return (low, high) if high - low > 1e-9 * max(abs(high), 1e-9) else (low, low + 1.0)
 
 
-def _to_bytes(values: NDArray[np.float64]) -> Pixels:
+def _to_bytes(values: Floats) -> Pixels:
     """[0, 1] → 0 to 255."""
     return np.rint(values * 255).astype(np.uint8)
 

@@ -16,7 +16,7 @@ from vitpe.viz.sheet import Sheet, print_scale
 from vitpe.viz.similarity import Floats, cosine_similarity
 
 Patch = tuple[int, int]
-Frame = tuple[int, int, int, int]  # top row, left column, bottom row, right column; the last two excluded
+Box = tuple[int, int, int, int]  # top row, left column, bottom row, right column; the last two excluded
 
 MARGIN = 28
 TOP = 104
@@ -31,14 +31,14 @@ UNDEFINED_TEXT = "Its map is undefined: the embeddings start at zero."
 
 
 @dataclass(frozen=True)
-class Story:
-    """One enlarged map: whose it is, what is said about it, and what to look at, the first frame being named."""
+class Callout:
+    """One enlarged map: whose it is, what is said about it, and what is outlined in it, the first of them named."""
 
     patch: Patch
     heading: str
     text: str
-    frames: tuple[Frame, ...]
-    frames_text: str
+    outlined: tuple[Box, ...]
+    outlined_text: str
 
 
 def explained_picture(
@@ -65,19 +65,19 @@ def explained_picture(
     draw_numbers(sheet, tiles, tiles_x, TOP)
     _draw_bar(sheet, tiles_x + (tiles_width - BAR_WIDTH) / 2, TOP + tiles_height + 36, colours, palette)
 
-    for story, x, map_x in (
-        (inner_story(checkpoint, similarity), MARGIN, MARGIN + SIDE_WIDTH - map_width),
-        (border_story(checkpoint, similarity), right_x, right_x),
+    for callout, x, map_x in (
+        (inner_callout(checkpoint, similarity), MARGIN, MARGIN + SIDE_WIDTH - map_width),
+        (border_callout(checkpoint, similarity), right_x, right_x),
     ):
-        _draw_story(sheet, checkpoint, story, x)
-        patch_map = lay_out_map(checkpoint.grid_size, story.patch, map_cell * scale)
+        _draw_callout(sheet, checkpoint, callout, x)
+        patch_map = lay_out_map(checkpoint.grid_size, callout.patch, map_cell * scale)
         sheet.picture(palette.to_rgb(patch_map.draw(levels, palette)), map_x, MAP_TOP)
-        _annotate(sheet, story, map_x, map_cell, checkpoint.grid_size)
-        top, left, bottom, right = (edge / scale for edge in tiles.tile_box(*story.patch))
+        _annotate(sheet, callout, map_x, map_cell, checkpoint.grid_size)
+        top, left, bottom, right = (edge / scale for edge in tiles.tile_box(*callout.patch))
         sheet.rectangle(tiles_x + left - 1, TOP + top - 1, right - left + 2, bottom - top + 2, edge=ACCENT, line=2.5)
         to_left = map_x < tiles_x
         start = tiles_x + (left - 2 if to_left else right + 2), TOP + (top + bottom) / 2
-        end = (map_x + map_width + 5 if to_left else map_x - 5), MAP_TOP + (story.patch[0] + 0.5) * map_cell
+        end = (map_x + map_width + 5 if to_left else map_x - 5), MAP_TOP + (callout.patch[0] + 0.5) * map_cell
         sheet.arrow(start, end, ACCENT, bend=0.12 if to_left else -0.12)
     return sheet.pixels()
 
@@ -99,62 +99,62 @@ def _draw_bar(sheet: Sheet, x: float, y: float, colours: ColourScale, palette: P
     draw_bar(sheet, x, y, BAR_WIDTH, 12, palette, None if colours.per_tile else (colours.low, colours.high))
 
 
-def _draw_story(sheet: Sheet, checkpoint: Checkpoint, story: Story, x: float) -> None:
+def _draw_callout(sheet: Sheet, checkpoint: Checkpoint, callout: Callout, x: float) -> None:
     """Heading, the patch's place in the image, and the text beside it."""
     num_rows, num_columns = checkpoint.grid_size
-    sheet.text(x, TOP + 4, story.heading, 16, weight="bold")
+    sheet.text(x, TOP + 4, callout.heading, 16, weight="bold")
     cell = max(1, min(SKETCH_HEIGHT // num_rows, 90 // num_columns))
     y = TOP + 20
     draw_image_plane(sheet, x, y, checkpoint.grid_size, cell, checkpoint.face)
-    row, column = story.patch
+    row, column = callout.patch
     sheet.rectangle(x + column * cell, y + row * cell, cell, cell, fill=INK)
     text_x = x + num_columns * cell + 14
-    sheet.paragraph(text_x, y + 11, x + SIDE_WIDTH - text_x, story.text, 13)
+    sheet.paragraph(text_x, y + 11, x + SIDE_WIDTH - text_x, callout.text, 13)
 
 
-def _annotate(sheet: Sheet, story: Story, x: float, cell: int, grid_size: tuple[int, int]) -> None:
+def _annotate(sheet: Sheet, callout: Callout, x: float, cell: int, grid_size: tuple[int, int]) -> None:
     """Names for the patch itself, above the map, and for what to look at, below it."""
-    row, column = story.patch
+    row, column = callout.patch
     centre = x + (column + 0.5) * cell
     middle = x + grid_size[1] * cell / 2
     label_x = middle + 0.35 * (centre - middle)
     sheet.leader((label_x, MAP_TOP - 10), (centre, MAP_TOP + row * cell))
     sheet.text(label_x, MAP_TOP - 15, "the patch itself", 13, align="center")
 
-    for top_row, left_column, bottom_row, right_column in story.frames:
+    for top_row, left_column, bottom_row, right_column in callout.outlined:
         box = (x + left_column * cell, MAP_TOP + top_row * cell)
         size = ((right_column - left_column) * cell, (bottom_row - top_row) * cell)
         for ink, width in ((BACKGROUND, 5.0), (ACCENT, 2.5)):
             sheet.rectangle(*box, *size, edge=ink, line=width)
-    _, left_column, bottom_row, right_column = story.frames[0]
+    _, left_column, bottom_row, right_column = callout.outlined[0]
     target_x = x + (left_column + right_column) / 2 * cell
     below = MAP_TOP + grid_size[0] * cell
     label_x = middle + 0.35 * (target_x - middle)
     sheet.leader((label_x, below + 14), (target_x, MAP_TOP + bottom_row * cell))
-    sheet.text(label_x, below + 29, story.frames_text, 13, ACCENT, align="center")
+    sheet.text(label_x, below + 29, callout.outlined_text, 13, ACCENT, align="center")
 
 
-def inner_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
+def inner_callout(checkpoint: Checkpoint, similarity: Floats) -> Callout:
     """A patch at the left eye; without a face, one half way to the left edge, and its mirror image."""
     (row, column), face = checkpoint.example_patch, checkpoint.face
     if face is None:
         mirrored = (row, checkpoint.grid_size[1] - 1 - column)
         mean = _mean_similarity(checkpoint, similarity, (row, column), [mirrored])
-        return Story(
+        return Callout(
             patch=(row, column),
             heading="A patch inside",
             text=f"Row {row}, column {column}. Framed in its map: the patch on the opposite side.",
-            frames=(_frame_around([mirrored]),),
-            frames_text=f"opposite: {number_text(mean)}",
+            outlined=(_box_around([mirrored]),),
+            outlined_text=f"opposite: {number_text(mean)}",
         )
     match = next((m for m in eye_matches(similarity, checkpoint.grid_size, face) if m.patch == (row, column)), None)
     mean = _mean_similarity(checkpoint, similarity, (row, column), face.right_eye)
-    return Story(
+    return Callout(
         patch=(row, column),
         heading="A patch at the left eye",
         text=f"Row {row}, column {column}. " + (UNDEFINED_TEXT if match is None else _match_text(match)),
-        frames=(_frame_around(face.right_eye),),
-        frames_text=f"the right eye: mean {number_text(mean)}",
+        outlined=(_box_around(face.right_eye),),
+        outlined_text=f"the right eye: mean {number_text(mean)}",
     )
 
 
@@ -166,7 +166,7 @@ def _match_text(match: EyeMatch) -> str:
     )
 
 
-def border_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
+def border_callout(checkpoint: Checkpoint, similarity: Floats) -> Callout:
     """The middle of the right border."""
     num_rows, num_columns = checkpoint.grid_size
     patch = (num_rows // 2, num_columns - 1)
@@ -180,16 +180,16 @@ def border_story(checkpoint: Checkpoint, similarity: Floats) -> Story:
         else f"Its mean similarity to the rest of the border is {number_text(to_border)},"
         f" to the patches inside {number_text(to_inside)}."
     )
-    return Story(
+    return Callout(
         patch=patch,
         heading="A patch at the border",
         text=text,
-        frames=((0, 0, num_rows, num_columns), (1, 1, num_rows - 1, num_columns - 1)),
-        frames_text=f"the border: mean {number_text(to_border)}",
+        outlined=((0, 0, num_rows, num_columns), (1, 1, num_rows - 1, num_columns - 1)),
+        outlined_text=f"the border: mean {number_text(to_border)}",
     )
 
 
-def _frame_around(patches: Iterable[Patch]) -> Frame:
+def _box_around(patches: Iterable[Patch]) -> Box:
     rows, columns = zip(*patches, strict=True)
     return min(rows), min(columns), max(rows) + 1, max(columns) + 1
 

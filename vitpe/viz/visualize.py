@@ -9,7 +9,7 @@ from vitpe.files import write_atomic
 from vitpe.model.grid import parse_grid
 from vitpe.outputs import check_folder, refuse_foreign
 from vitpe.viz.animation import make_folder, png, write_animation
-from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, make_palette
+from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, colour_range, make_palette
 from vitpe.viz.components import components_picture
 from vitpe.viz.explained import explained_picture
 from vitpe.viz.frames import Curve, FramePainter, lay_out, mirror_curve
@@ -18,7 +18,7 @@ from vitpe.viz.html import page
 from vitpe.viz.numbers import checkpoint_record, random_numbers
 from vitpe.viz.options import VizOptions
 from vitpe.viz.sheet import print_scale
-from vitpe.viz.similarity import colour_range, cosine_similarity
+from vitpe.viz.similarity import cosine_similarity
 
 STILLS: Final = ("pe_final.png", "pe_explained.png", "pe_norms.png")
 
