@@ -71,7 +71,7 @@ def test_a_folder_that_was_removed_and_made_anew_is_another_runs(run: RunFolder)
             for write in (
                 lambda: log_rows(run, 5),
                 lambda: run.write_config(RunConfig()),
-                lambda: run.truncate(0),
+                lambda: run.rewind(0),
                 lambda: run.write(write_atomic, run.state, b"x"),
             ):
                 with pytest.raises(VitpeError, match=r"runs was replaced while a run wrote to it"):
@@ -143,14 +143,14 @@ def test_the_log_is_what_was_logged(run: RunFolder) -> None:
     assert set(TIMING_COLUMNS) < set(METRIC_COLUMNS)
 
 
-def test_truncating_keeps_what_came_before(run: RunFolder) -> None:
+def test_rewinding_keeps_what_came_before(run: RunFolder) -> None:
     log_rows(run, 1, 5, 9)
     before = run.metrics.read_text().splitlines()
     names = ("step-0000000", "step-0000005", "step-0000006", "step-0000009", "step-best", "mine")
     for name in names:
         (run.checkpoints / f"{name}.safetensors").write_bytes(b"x")
     resumed = RunFolder(run.path)
-    resumed.truncate(5)
+    resumed.rewind(5)
     assert run.metrics.read_text().splitlines() == before[:3]
     left = {path.stem for path in run.checkpoints.iterdir()}
     assert left == {"step-0000000", "step-0000005", "step-best", "mine"}
@@ -158,8 +158,8 @@ def test_truncating_keeps_what_came_before(run: RunFolder) -> None:
     assert run.metrics.read_text().splitlines() == before
 
 
-def test_truncating_where_there_is_no_log_starts_one(run: RunFolder) -> None:
-    run.truncate(0)
+def test_rewinding_where_there_is_no_log_starts_one(run: RunFolder) -> None:
+    run.rewind(0)
     assert run.metrics.read_text() == ",".join(METRIC_COLUMNS) + "\n"
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_log_is_refused_by_line(run: RunFolder, damage: object, line: 
     (run.checkpoints / "step-0000005.safetensors").write_bytes(b"x")
     before = contents(run.path)
     with pytest.raises(VitpeError, match=rf"metrics.csv, line {line}: "):
-        RunFolder(run.path).truncate(1)
+        RunFolder(run.path).rewind(1)
     assert contents(run.path) == before
 
 

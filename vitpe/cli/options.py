@@ -181,13 +181,13 @@ def check_init(init: Path | None, grid: str | None, resume: bool) -> tuple[int, 
     read; a run that is resumed does not read it.
     """
     from vitpe.model.grid import parse_grid
-    from vitpe.runs.find import weights_of
+    from vitpe.runs.find import weights_file
     from vitpe.runs.tensor_file import open_tensors
 
     if grid is not None and init is None:
         raise UsageError(f"--init-grid {grid} without --init", "name the weights: --init FILE")
     size = None if grid is None else parse_grid(grid, "--init-grid")
     if init is not None and not resume:
-        with open_tensors(weights_of(init)):
+        with open_tensors(weights_file(init)):
             pass
     return size

@@ -345,7 +345,9 @@ def _held(checkpoint: Path) -> AbstractContextManager[None]:
     run = run_of(checkpoint)
     if run is None or not run.lock.exists():  # nothing has been trained there
         return nullcontext()
-    return run.held("wait until it has ended, or fit a copy of the checkpoint, elsewhere and with --data FOLDER")
+    return run.lock_existing(
+        "wait until it has ended, or fit a copy of the checkpoint, elsewhere and with --data FOLDER"
+    )
 
 
 def compare_answers(first: Answers, second: Answers) -> Comparison:

@@ -20,7 +20,7 @@ from vitpe.errors import VitpeError
 from vitpe.files import provide_temporary_folder, write_atomic
 from vitpe.model.facts import ModelFacts
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.find import weights_of
+from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import KEY, CheckpointInfo, facts_beside, parse_info
 from vitpe.runs.tensor_file import TensorFile, open_tensors
 from vitpe.text import brief
@@ -160,7 +160,7 @@ class Foreign:
 
 def load_foreign(path: Path) -> Foreign:
     """Any safetensors file's tensors: one file, several with an index, or those of a folder with one model in it."""
-    path = weights_of(path)
+    path = weights_file(path)
     with open_tensors(path) as file:
         if KEY in file.metadata:
             info = parse_info(file.metadata, path)

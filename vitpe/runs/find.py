@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitpe.errors import VitpeError
-from vitpe.runs.tensor_file import INDEX_SUFFIX, PICKLE_SUFFIXES, is_pickle
+from vitpe.runs.tensor_file import INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_error
 
 _SUFFIX = ".safetensors"
 _MODEL = ("model.safetensors", "model" + INDEX_SUFFIX)
@@ -26,7 +26,7 @@ def kind_of(path: Path) -> Literal["file", "folder"] | None:
     return "folder" if path.is_dir() else "file"
 
 
-def files_of(path: Path) -> list[Path]:
+def history_files(path: Path) -> list[Path]:
     """The history that a run's folder, a folder of checkpoints, or a trainer's folder of folders stands for.
 
     A file stands for itself. Of a Hugging Face Trainer's folder, the final model comes after its checkpoints. Files
@@ -46,7 +46,7 @@ def files_of(path: Path) -> list[Path]:
             return single
     pickles = sorted(file for file in _entries(path) if file.suffix in PICKLE_SUFFIXES)
     if pickles:
-        raise is_pickle(pickles[0])
+        raise pickle_error(pickles[0])
     raise VitpeError(f"no .safetensors checkpoint in {path}", _instead(path))
 
 
@@ -58,7 +58,7 @@ def _instead(folder: Path) -> str:
     return "train one with `vitpe train`, or name the files"
 
 
-def weights_of(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
     """The file of whole weights that a path stands for: itself, or of a folder best.safetensors or the one model.
 
     VitpeError when there is none.
@@ -80,7 +80,7 @@ def weights_of(path: Path) -> Path:
 def no_single_model(folder: Path) -> VitpeError:
     """For a folder where one model is expected, by what it holds instead."""
     try:
-        files = files_of(folder)
+        files = history_files(folder)
     except VitpeError as error:
         return VitpeError(f"{folder} holds no checkpoint", error.hint)
     count = f"{len(files)} checkpoint{'s' if len(files) > 1 else ''}"
@@ -96,7 +96,7 @@ def step_in_name(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def name_of(path: Path) -> str:
+def display_name(path: Path) -> str:
     """What to call a checkpoint without a step: its file, or its folder where each file has the same name."""
     return path.parent.name or path.stem if path.name in _MODEL else path.stem
 

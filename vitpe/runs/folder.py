@@ -88,13 +88,13 @@ class RunFolder:
             raise VitpeError(
                 f"cannot write to {self.path}: {error.strerror}", "choose another folder: --run FOLDER"
             ) from error
-        with self.held():
+        with self.lock_existing():
             for folder in folders:
                 remove_stale_temporaries(folder, _OWN_FILES)
             yield
 
     @contextmanager
-    def held(self, hint: str = _WAIT) -> Iterator[None]:
+    def lock_existing(self, hint: str = _WAIT) -> Iterator[None]:
         """As `locked`, for a folder that is there. hint: what to do when another process has it."""
         try:
             lock = self.lock.open("a")
@@ -184,7 +184,7 @@ class RunFolder:
         self._rows.append(row)
         self._write_rows()
 
-    def truncate(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Forget rows and checkpoints after `step`: the run continues from there and will write them again.
 
         Raises VitpeError when metrics.csv is damaged; nothing is forgotten then.

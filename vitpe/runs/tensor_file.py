@@ -70,7 +70,7 @@ class TensorFile:
             tensors, metadata = _read_header(shard_path, file, shard)
             for name in tensors:
                 if name in self.tensors:
-                    raise corrupt(path, f"two of its shards have a tensor {name}")
+                    raise corrupt_error(path, f"two of its shards have a tensor {name}")
             self.tensors |= tensors
             self.metadata = metadata if len(files) == 1 else {}
 
@@ -84,15 +84,15 @@ class TensorFile:
             while done < entry.num_bytes:
                 count = file.readinto(buffer[done:])  # type: ignore[attr-defined]
                 if not count:
-                    raise corrupt(path, f"{name} ends after {done} of {entry.num_bytes} bytes")
+                    raise corrupt_error(path, f"{name} ends after {done} of {entry.num_bytes} bytes")
                 done += count
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable_error(path, error) from error
 
     def check_unchanged(self) -> None:
         """VitpeError when the file was written to since it was opened: what was read may be half of each."""
         if self._stamp() != self.stamp:
-            raise changed(self.path)
+            raise changed_error(self.path)
 
     def _stamp(self) -> tuple[tuple[int, ...], ...]:
         """Equal for what is the same file with the same bytes."""
@@ -114,7 +114,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         file.check_unchanged()
 
 
-def corrupt(path: Path, fact: str) -> VitpeError:
+def corrupt_error(path: Path, fact: str) -> VitpeError:
     """For what no writer of safetensors files leaves."""
     return VitpeError(
         f"{path} is no whole safetensors file: {fact}",
@@ -122,19 +122,19 @@ def corrupt(path: Path, fact: str) -> VitpeError:
     )
 
 
-def changed(path: Path) -> VitpeError:
+def changed_error(path: Path) -> VitpeError:
     """For a file that another process writes to."""
     return VitpeError(f"{path} was written to while it was read", "try again when it is complete")
 
 
-def unreadable(path: Path, error: OSError) -> VitpeError:
+def unreadable_error(path: Path, error: OSError) -> VitpeError:
     """For a file that is not there or may not be read."""
     if isinstance(error, FileNotFoundError):
         return VitpeError(f"no file {path}", "check the name, or train first: vitpe train")
     return VitpeError(f"cannot read {path}: {error.strerror or error}", "name a safetensors file that you may read")
 
 
-def is_pickle(path: Path) -> VitpeError:
+def pickle_error(path: Path) -> VitpeError:
     """For torch.save's files, which are not read."""
     load = "torch.load(argv[1], weights_only=True)"
     code = f"from sys import argv; import torch, safetensors.torch as s; s.save_file({load}, argv[2])"
@@ -151,7 +151,7 @@ def _open(path: Path) -> BinaryIO:
     except VitpeError as error:
         raise VitpeError(f"cannot read {path}: {error.message}", "name a safetensors file") from error
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     return file
 
 
@@ -182,22 +182,22 @@ def _read_header(path: Path, file: BinaryIO, shard: int) -> tuple[dict[str, Tens
         num_bytes = os.fstat(file.fileno()).st_size
         start = file.read(8)
         if path.suffix in PICKLE_SUFFIXES or start[:4] in _PICKLE_STARTS:
-            raise is_pickle(path)
+            raise pickle_error(path)
         length = int.from_bytes(start, "little")
         if num_bytes < 10 or length < 2 or length > min(num_bytes - 8, MAX_HEADER_BYTES):
-            raise corrupt(path, "its header does not fit in it")
+            raise corrupt_error(path, "its header does not fit in it")
         text = file.read(length)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise corrupt(path, "its header is no JSON") from error
+        raise corrupt_error(path, "its header is no JSON") from error
     if not isinstance(fields, dict):
-        raise corrupt(path, "its header is no JSON object")
+        raise corrupt_error(path, "its header is no JSON object")
     metadata = fields.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise corrupt(path, "its metadata is no table of texts")
+        raise corrupt_error(path, "its metadata is no table of texts")
     begin = 8 + length
     tensors = {name: _parse_entry(path, name, entry, begin, num_bytes, shard) for name, entry in fields.items()}
     _check_ranges(path, tensors, begin, num_bytes)
@@ -206,7 +206,7 @@ def _read_header(path: Path, file: BinaryIO, shard: int) -> tuple[dict[str, Tens
 
 def _parse_entry(path: Path, name: str, entry: Any, begin: int, num_bytes: int, shard: int) -> TensorEntry:
     if not name.isprintable() or len(name) > MAX_NAME_LENGTH:
-        raise corrupt(path, f"a tensor is called '{printable(name[:40])}'")
+        raise corrupt_error(path, f"a tensor is called '{printable(name[:40])}'")
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]} if (
             all(type(size) is int and size >= 0 for size in shape)
@@ -215,13 +215,13 @@ def _parse_entry(path: Path, name: str, entry: Any, begin: int, num_bytes: int, 
         ):
             pass
         case _:
-            raise corrupt(path, f"the header's entry for {name} is incomplete")
+            raise corrupt_error(path, f"the header's entry for {name} is incomplete")
     if not 0 <= start <= end:
-        raise corrupt(path, f"{name} has the byte range {start} to {end}")
+        raise corrupt_error(path, f"{name} has the byte range {start} to {end}")
     if begin + end > num_bytes:
-        raise corrupt(path, f"it has {num_bytes} bytes, {name} ends at {begin + end}")
+        raise corrupt_error(path, f"it has {num_bytes} bytes, {name} ends at {begin + end}")
     if dtype in BYTES_PER_VALUE and end - start != math.prod(shape) * BYTES_PER_VALUE[dtype]:
-        raise corrupt(path, f"{name} has {end - start} bytes for shape {tuple(shape)} of {dtype}")
+        raise corrupt_error(path, f"{name} has {end - start} bytes for shape {tuple(shape)} of {dtype}")
     return TensorEntry(dtype, tuple(shape), begin + start, begin + end, shard)
 
 
@@ -230,7 +230,7 @@ def _check_ranges(path: Path, tensors: Mapping[str, TensorEntry], begin: int, nu
     at = begin
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != at:
-            raise corrupt(path, f"{name} begins at byte {entry.start}, what is before it ends at {at}")
+            raise corrupt_error(path, f"{name} begins at byte {entry.start}, what is before it ends at {at}")
         at = entry.end
     if at != num_bytes:
-        raise corrupt(path, f"it has {num_bytes} bytes, its last tensor ends at {at}")
+        raise corrupt_error(path, f"it has {num_bytes} bytes, its last tensor ends at {at}")

@@ -204,7 +204,7 @@ def _prepare(
                 run.write(save_state, run.state, state)  # before config.json, which makes it a run to resume
         if workers.is_first:
             run.write_config(config)
-            run.truncate(trainer.step)
+            run.rewind(trainer.step)
     return trainer
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from vitpe.config import DRAWN_FACES
 from vitpe.errors import VitpeError
-from vitpe.runs.find import files_of, name_of, step_in_name
+from vitpe.runs.find import display_name, history_files, step_in_name
 from vitpe.runs.metadata import HistoryInfo, parse_history
-from vitpe.runs.tensor_file import changed, open_tensors
+from vitpe.runs.tensor_file import changed_error, open_tensors
 from vitpe.text import printable
 from vitpe.viz.face import FaceGeometry, face_geometry
 from vitpe.viz.position_tensors import read_embeddings, read_filters
@@ -44,7 +44,7 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """`step 1,200`, or the file's name, made fit to be drawn, when it has no step."""
-        return printable(name_of(self.path)) if self.step is None else f"step {self.step:,}"
+        return printable(display_name(self.path)) if self.step is None else f"step {self.step:,}"
 
     @property
     def example_patch(self) -> tuple[int, int]:
@@ -59,7 +59,7 @@ class Checkpoint:
         """
         with open_tensors(self.path) as file:
             if file.stamp != self.stamp:
-                raise changed(self.path)
+                raise changed_error(self.path)
             return read_filters(file)
 
 
@@ -75,7 +75,7 @@ def load_history(
     Raises VitpeError, naming the file, for missing, damaged or non-ViT files, for embeddings of different shapes, and
     for one step with two different embeddings.
     """
-    folders = [[read_checkpoint(file, grid) for file in files_of(path)] for path in paths]
+    folders = [[read_checkpoint(file, grid) for file in history_files(path)] for path in paths]
     for line in dict.fromkeys(line for folder in folders for checkpoint in folder for line in checkpoint.notes):
         note(line)
     found = [checkpoint for folder in folders for checkpoint in _without_final_model(folder, note)]
