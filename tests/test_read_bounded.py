@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import run_python
-from vitpe.data.file_samples import FolderFiles
+from vitpe.data.image_files import FolderFiles
 from vitpe.errors import VitpeError
 from vitpe.files import read_bounded
 

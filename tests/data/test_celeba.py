@@ -407,7 +407,7 @@ def test_a_file_that_vanished_or_grew_is_named(copy, monkeypatch):
     (copy / "img_align_celeba" / "000001.jpg").unlink()
     with pytest.raises(VitpeError, match=r"cannot read .*000001\.jpg: No such file"):
         samples.read([0])
-    monkeypatch.setattr("vitpe.data.images.MAX_BYTES", 1000)
+    monkeypatch.setattr("vitpe.data.image_files.MAX_BYTES", 1000)
     with pytest.raises(VitpeError, match=r"000002\.jpg: [\d,]+ bytes is over the limit"):
         samples.read([1])
 

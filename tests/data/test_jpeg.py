@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from vitpe.data import jpeg
-from vitpe.data.file_samples import FileSamples, FolderFiles
+from vitpe.data.file_samples import FileSamples
+from vitpe.data.image_files import FolderFiles
 from vitpe.data.images import ImageError, decode
 from vitpe.errors import VitpeError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vitpe.data import images
+from vitpe.data import image_files
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
 
@@ -99,7 +99,7 @@ def test_a_member_that_declares_too_much_or_is_cut(tmp_path, kind):
 
 def test_members_that_are_too_large_are_not_read(tmp_path, monkeypatch):
     path = archive_of(tmp_path / "a.zip")
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
     assert refusal(path).endswith("10,240 bytes is over the limit of 0 MB")
 
 

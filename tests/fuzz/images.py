@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from tests.helpers import icc
-from vitpe.data.formats import formats
+from vitpe.data.image_files import formats
 from vitpe.data.images import ImageError, decode
 
 MAX_SECONDS = 5.0

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.in_process import Called, call_vitpe, file_names, read_jsonl
-from vitpe.data.formats import formats, suffixes
+from vitpe.data.image_files import formats, suffixes
 from vitpe.errors import UsageError, VitpeError
 from vitpe.inference.inputs import Asked, Input, names_from
 
@@ -150,7 +150,7 @@ def test_one_file_that_cannot_be_read(predicted):
 
 
 def test_devices_and_pipes_are_read_no_further_than_any_image(monkeypatch):
-    monkeypatch.setattr("vitpe.data.images.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("vitpe.inference.inputs.MAX_BYTES", 1 << 20)
     with pytest.raises(VitpeError, match="over the limit"):
         Input("/dev/zero").read()
 

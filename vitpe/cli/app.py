@@ -274,7 +274,7 @@ def predict(
     asked = Asked(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
 
     from vitpe.cli import console
-    from vitpe.data.remarks import Remarks
+    from vitpe.data.images import Remarks
     from vitpe.device import select_device
     from vitpe.inference import evaluate as run
     from vitpe.inference import predict

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from vitpe.celeba import SIZE
-from vitpe.data.file_samples import FileSamples, FolderFiles
-from vitpe.data.image_folder import check_folder, list_folder
+from vitpe.data.file_samples import FileSamples
+from vitpe.data.image_files import FolderFiles, check_folder, list_folder
 from vitpe.data.label_table import Values, check_attributes, open_table
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError

@@ -1,40 +1,15 @@
 """Samples whose images are files in a folder or in a zip archive."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.data import images
-from vitpe.data.images import ImageError, decode, fit
-from vitpe.data.remarks import Remarks
+from vitpe.data.image_files import FolderFiles
+from vitpe.data.images import ImageError, Remarks, decode, fit
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
-from vitpe.files import read_bounded
-
-
-class FolderFiles:
-    """Encoded images in a folder, by name relative to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
-
-    def read(self, name: str) -> bytes:
-        """The file's bytes; VitpeError naming it when it cannot be read."""
-        path = self.path / name
-        try:
-            return read_bounded(path, images.MAX_BYTES)
-        except VitpeError as error:
-            raise VitpeError(f"cannot read {path}: {error.message}", "put an image there, or remove it") from error
-
-    def size(self, name: str) -> int:
-        """Bytes on disk; 0 when it is gone, which `read` will tell."""
-        try:
-            return (self.path / name).stat().st_size
-        except OSError:
-            return 0
 
 
 class FileSamples(Samples):

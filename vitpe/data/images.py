@@ -6,6 +6,7 @@ every JPEG that is unusual or damaged. Both give the same pixels.
 
 import io
 import struct
+import threading
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Final
@@ -19,12 +20,10 @@ from torch.nn.functional import interpolate
 
 from vitpe.data import jpeg
 from vitpe.data.colours import Tell, ToSrgb, from_deep_colours, full_scale, has_deep_colours, stated_bits, to_srgb
-from vitpe.data.formats import MAX_PIXELS, formats
+from vitpe.data.image_files import MAX_BYTES, MAX_PIXELS, formats
 from vitpe.data.jpeg import ImageError as ImageError
 
 _MAX_WEBP_PIXELS: Final = 40_000_000  # its decoder takes 21 bytes a pixel on the way, twice what others do
-MAX_BYTES: Final = 200_000_000
-"""A larger file is refused before it is read."""
 MIN_SIDE: Final = 8
 _MAX_VISITS: Final = 12 * MAX_PIXELS
 """Of pixels by a JPEG's scans: a progressive file comes back to each pixel as often as it likes, usually ten times."""
@@ -71,6 +70,33 @@ def decode(data: bytes, tell: Tell = _silent) -> Tensor:
     # Decoders raise nearly anything on damaged bytes; all of it means that this file cannot be read.
     except Exception as error:
         raise ImageError(_reason(error)) from error
+
+
+class Remarks:
+    """What is doubtful about images, counted: a line for each kind, however many images there are. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+
+    def about(self, name: str) -> Tell:
+        """What `decode` may call with a remark on the image of that name."""
+
+        def tell(text: str) -> None:
+            with self._lock:
+                self._names.setdefault(text, set()).add(name)
+
+        return tell
+
+    def lines(self) -> tuple[str, ...]:
+        """A line for each remark, with the images' count and the first of their names."""
+        with self._lock:
+            return tuple(
+                f"{min(names)}: {text}"
+                if len(names) == 1
+                else f"{len(names):,} images, {min(names)} one of them: {text}"
+                for text, names in self._names.items()
+            )
 
 
 def check_num_bytes(count: int) -> None:

@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.data.file_samples import FileSamples, FolderFiles
-from vitpe.data.image_folder import ImageFolder, check_folder, is_file, is_image
+from vitpe.data.file_samples import FileSamples
+from vitpe.data.image_files import FolderFiles, ImageFolder, check_folder, is_file, is_image
 from vitpe.data.label_table import Splits, Values, check_attributes, open_table
 from vitpe.data.samples import stored_size
 from vitpe.errors import VitpeError

@@ -6,7 +6,7 @@ from pathlib import Path
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, DataConfig
 from vitpe.data.celeba import has_celeba_images, is_celeba, read_celeba
 from vitpe.data.file_samples import FileSamples
-from vitpe.data.image_folder import is_folder, is_image, list_folder
+from vitpe.data.image_files import is_folder, is_image, list_folder
 from vitpe.data.samples import Samples, stored_size
 from vitpe.errors import UsageError
 

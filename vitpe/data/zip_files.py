@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from vitpe.data import images
+from vitpe.data import image_files
 from vitpe.errors import VitpeError
 from vitpe.files import check_count, open_to_read
 
@@ -42,7 +42,7 @@ class ZipFiles:
             info = self._zip.getinfo(name)
             if info.flag_bits & _ENCRYPTED:
                 raise VitpeError("it is encrypted")
-            check_count(max(info.file_size, info.compress_size), images.MAX_BYTES)
+            check_count(max(info.file_size, info.compress_size), image_files.MAX_BYTES)
             # One byte more than declared: what it declares is no more than a claim.
             data = _inflate(info.compress_type, self._compressed(info), info.file_size + 1)
             if len(data) != info.file_size:

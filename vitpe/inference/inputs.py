@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from vitpe.data.formats import suffixes
+from vitpe.data.image_files import MAX_BYTES, suffixes
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import read_bounded, read_stream
 
@@ -181,8 +181,6 @@ def names_from(stream: BinaryIO, separator: bytes) -> Iterator[str]:
 
 def _image_from(stream: BinaryIO) -> Input:
     """The image whose bytes `stream` holds, all of it."""
-    from vitpe.data.images import MAX_BYTES
-
     try:
         return Input(STDIN, read_stream(stream, MAX_BYTES))
     except VitpeError as error:
@@ -269,6 +267,4 @@ def _is_wanted(entry: os.DirEntry[str], left_out: Counter[str]) -> bool:
 
 
 def _read_file(name: str) -> bytes:
-    from vitpe.data.images import MAX_BYTES  # imports torch, which wrong usage need not wait for
-
     return read_bounded(name, MAX_BYTES, streams=True)

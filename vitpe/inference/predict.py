@@ -22,8 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
-from vitpe.data.images import center_crop, decode, fit
-from vitpe.data.remarks import Remarks
+from vitpe.data.images import Remarks, center_crop, decode, fit
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.inference.inputs import Input

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vitpe.config import ModelConfig
-from vitpe.data.formats import MAX_PIXELS
+from vitpe.data.image_files import MAX_PIXELS
 from vitpe.data.label_table import check_attributes
 from vitpe.errors import VitpeError
 from vitpe.fields import from_json, to_json

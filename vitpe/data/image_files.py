@@ -1,13 +1,61 @@
-"""A folder of images: whether it is one, what it holds, and which file a table's path means."""
+"""Image files: which formats are read, how large they may be, and how they are found and read in a folder.
 
+Torch-free, for the command line.
+"""
+
+import importlib
 import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Final
 
-from vitpe.data.formats import suffixes
 from vitpe.errors import VitpeError
+from vitpe.files import read_bounded
+
+MAX_PIXELS: Final = 50_000_000
+"""Of an image; a larger declared size is refused before decoding."""
+MAX_BYTES: Final = 200_000_000
+"""A larger file is refused before it is read."""
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_WHERE_BUILT: Final = {"AVIF": "PIL.AvifImagePlugin"}  # Pillow's names of formats that not every build of it reads
+_PLUGINS: Final = {"HEIF": "pillow_heif"}  # of packages that a user may have installed beside
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of all that is read."""
+    found = list(_FORMATS)
+    for name, module in _WHERE_BUILT.items():
+        try:
+            if importlib.import_module(module).SUPPORTED:
+                found.append(name)
+        except (ImportError, AttributeError):
+            continue
+    for name, module in _PLUGINS.items():
+        try:
+            importlib.import_module(module).register_heif_opener()
+        except (ImportError, AttributeError):
+            continue
+        found.append(name)
+    return tuple(found)
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Of the files of these formats, in lower case, with their dot."""
+    from PIL import Image
+
+    Image.init()
+    read = {*formats(), "MPO"}  # several JPEGs in one file, of which the first is read
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in read)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is meant as an image that can be read."""
+    return posixpath.splitext(name)[1].lower() in suffixes()
 
 
 def check_folder(folder: Path, hint: str) -> None:
@@ -22,11 +70,6 @@ def check_folder(folder: Path, hint: str) -> None:
         raise VitpeError(f"{folder} is a file, not a folder", hint) from error
     except (OSError, ValueError) as error:
         raise VitpeError(f"cannot read {folder}: {getattr(error, 'strerror', None) or error}", hint) from error
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of that name is meant as an image that can be read."""
-    return posixpath.splitext(name)[1].lower() in suffixes()
 
 
 def is_folder(path: Path) -> bool:
@@ -109,3 +152,25 @@ def _walk(folder: Path) -> Iterator[str]:
                         yield prefix + entry.name
         except OSError as error:
             raise VitpeError(f"cannot read {place}: {error.strerror}", "choose a folder that you may read") from error
+
+
+class FolderFiles:
+    """Encoded images in a folder, by name relative to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes; VitpeError naming it when it cannot be read."""
+        path = self.path / name
+        try:
+            return read_bounded(path, MAX_BYTES)
+        except VitpeError as error:
+            raise VitpeError(f"cannot read {path}: {error.message}", "put an image there, or remove it") from error
+
+    def size(self, name: str) -> int:
+        """Bytes on disk; 0 when it is gone, which `read` will tell."""
+        try:
+            return (self.path / name).stat().st_size
+        except OSError:
+            return 0
