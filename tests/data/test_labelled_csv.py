@@ -21,7 +21,7 @@ from vitpe.data.labelled_csv import read_labelled_csv, split_of
 from vitpe.data.sources import open_samples
 from vitpe.errors import VitpeError
 
-SIZE = (32, 32)
+SIZE = (34, 32)
 NAMES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
 
 
@@ -65,7 +65,7 @@ def test_splits_names_and_labels(folder):
     assert list(samples.names) == ["a.jpg", "b.jpg"]
     assert samples.labels.dtype == np.uint8
     assert samples.labels.tolist() == [[0, 1], [1, 0]]
-    assert samples.stored_size == (34, 32)
+    assert samples.stored_size == SIZE
     assert samples.notes == ()
     assert list(read(folder, table(ROWS), "valid").names) == ["c.jpg", "e.jpg"]
     assert list(read(folder, table(ROWS), "test").names) == ["d.jpg"]

@@ -1,5 +1,6 @@
 """Samples whose images are files in a folder or in a zip archive."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -57,6 +58,24 @@ class FileSamples(Samples):
             [self._members[index] for index in indices],
             (*self._notes, *notes),
         )
+
+    def sample(self, split: str, count: int | None, seed: int) -> "FileSamples":
+        """`count` of these samples, which are of `split`, in their order; all for None, and where there are fewer.
+
+        Which ones depends on the seed and their names alone: not on the order of a table's rows, and a smaller sample
+        is part of every larger one.
+        """
+        total = len(self.names)
+        if count is None or count == total:
+            return self
+        if count > total:
+            return self.take(range(total), f"asked for {count:,} {split} images: there are {total:,}, all are taken")
+        keys = [
+            hashlib.blake2b(f"{seed} {name}".encode(errors="surrogatepass"), digest_size=8).digest()
+            for name in self.names
+        ]
+        chosen = sorted(sorted(range(total), key=keys.__getitem__)[:count])
+        return self.take(chosen, f"{count:,} of {total:,} {split} images: a random sample, the same for seed {seed}")
 
     def num_encoded_bytes(self) -> int:
         return sum(self._files.size(member) for member in self._members)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import FolderFiles, ImageFolder, check_folder, is_file, is_image
 from vitpe.data.label_table import Splits, Values, check_attributes, open_table
-from vitpe.data.samples import stored_size
 from vitpe.errors import VitpeError
 
 PATH_COLUMNS: Final = (
@@ -60,12 +59,12 @@ class _Header:
     columns: tuple[int, ...]
 
 
-def read_labelled_csv(folder: Path, labels: Path, split: str, img_size: tuple[int, int]) -> FileSamples:
+def read_labelled_csv(folder: Path, labels: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
     """The samples of one split ("train", "valid" or "test"), in the order of their paths.
 
     folder: what the paths are relative to. labels: UTF-8, parted by commas, semicolons or tabs, the first line a
     header. Without a split column each path's hash decides: 80 % train, 10 % valid, 10 % test, the same for a path
-    whatever else is in the table. img_size: (height, width) of the model; images are kept a little larger.
+    whatever else is in the table. stored_size: (height, width) that images are fitted to.
     Raises VitpeError naming the lines of whatever is wrong anywhere in the table.
     """
     check_folder(folder, "pass the folder that holds the images: --data FOLDER")
@@ -85,7 +84,7 @@ def read_labelled_csv(folder: Path, labels: Path, split: str, img_size: tuple[in
         table.header.attributes,
         names,
         values[[index for _, index in chosen]],
-        stored_size(img_size),
+        stored_size,
         FolderFiles(folder),
         names,
         tuple(table.notes()),
