@@ -16,7 +16,6 @@ from vitpe.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
-    preset,
     with_values,
 )
 from vitpe.errors import UsageError, VitpeError
@@ -137,7 +136,7 @@ def test_any_json_value_is_taken_or_refused_by_name(leaf: tuple[str, str], value
         ({"model.img_size": [208]}, r"model.img_size is \[208\]"),
         ({"model.img_size": "208x176"}, 'model.img_size is "208x176"'),
         ({"model.img_size": [208, 170]}, "img_size 208x170 is not made of whole 16x16 patches"),
-        ({"model.embed_dim": 100}, "embed_dim 100 is not a multiple of num_heads 6"),
+        ({"model.embed_dim": 101}, "embed_dim 101 is not a multiple of num_heads 2"),
         ({"model.drop_path_rate": 1}, "drop_path_rate is 1.0"),
         ({"model.depth": 0}, "depth is 0"),
         ({"data.std": [1, 0, 1]}, "std is"),
@@ -168,10 +167,13 @@ def test_missing_and_unknown_keys_name_the_source() -> None:
 
 
 def test_presets_are_named_and_an_unknown_one_is_refused() -> None:
-    for name in PRESETS:
-        assert preset(name).model.grid_size == (13, 11)
+    for name, preset in PRESETS.items():
+        config = RunConfig.from_preset(name)
+        assert (config.preset, config.model, config.train) == (name, preset.model, preset.train)
+        assert config.model.grid_size == (13, 11)
+    assert RunConfig() == RunConfig.from_preset("tiny")
     with pytest.raises(UsageError, match="unknown preset 'huge'") as caught:
-        preset("huge")
+        RunConfig.from_preset("huge")
     assert all(name in caught.value.hint for name in PRESETS)
 
 

@@ -6,7 +6,7 @@ Each default stands here once; the command line reads them from here.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from vitpe import celeba
@@ -158,16 +158,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """All of a run. `preset` is only its name; the values stand in the other three."""
-
-    preset: str = "tiny"
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-
-@dataclass(frozen=True)
 class Preset:
     """A model, how to train it, and what to expect of it."""
 
@@ -205,15 +195,26 @@ PRESETS: dict[str, Preset] = {
 }
 DEFAULT_PRESET = "tiny"
 
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a run. `preset` names the one that it started from; the values that count are those of the others."""
+
+    preset: str = DEFAULT_PRESET
+    model: ModelConfig = PRESETS[DEFAULT_PRESET].model
+    data: DataConfig = DataConfig()
+    train: TrainConfig = PRESETS[DEFAULT_PRESET].train
+
+    @staticmethod
+    def from_preset(name: str) -> "RunConfig":
+        """The values of the preset, on drawn faces. UsageError naming the presets there are for an unknown name."""
+        require(name in PRESETS, f"unknown preset {name!r}", f"presets are {', '.join(PRESETS)}")
+        return RunConfig(name, model=PRESETS[name].model, train=PRESETS[name].train)
+
+
 # What `vitpe train` draws when it is given no data: enough to learn from in minutes.
 NUM_DRAWN_TRAIN = 4096
 NUM_DRAWN_VALID = 1024
-
-
-def preset(name: str) -> Preset:
-    """The preset of that name; UsageError naming the known ones otherwise."""
-    require(name in PRESETS, f"unknown preset {name!r}", f"presets are {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any], source: str = "") -> RunConfig:

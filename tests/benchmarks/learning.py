@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitpe.celeba import MEAN, STD
-from vitpe.config import ModelConfig, preset
+from vitpe.config import PRESETS, ModelConfig
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batch, Batches
 from vitpe.data.celeba import read_celeba
@@ -177,7 +177,7 @@ class Training:
 
 def learn(celeba: Path, name: str, size: str, seconds: float, num_images: int | None, seed: int) -> dict[str, object]:
     """Train RECIPES[name], where it has sizes in that of a preset, and score it on valid."""
-    recipe, config = RECIPES[name], preset(size).model
+    recipe, config = RECIPES[name], PRESETS[size].model
     train, valid = (read_celeba(celeba, split) for split in ("train", "valid"))
     batches = Batches(ImageStore(train, CPU), IMG_SIZE, recipe.batch_size, Augmentation(seed, recipe.flip))
     positive_share = torch.from_numpy(train.labels).float().mean(dim=0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.benchmarks.measure import Row, rows
 from vitpe.celeba import ATTRIBUTES, MEAN, STD
-from vitpe.config import preset
+from vitpe.config import PRESETS
 from vitpe.data.celeba import find_celeba, read_celeba
 from vitpe.inference.inputs import Input
 from vitpe.inference.predict import load_predictor, predict_files
@@ -132,7 +132,7 @@ def _write_images(celeba: Path, folder: Path, num_images: int) -> tuple[list[Pat
 
 def _write_model(path: Path, preset_name: str) -> VisionTransformer:
     """A new model in a checkpoint: how fast it is does not depend on what it has learned."""
-    model = VisionTransformer(preset(preset_name).model).eval()
+    model = VisionTransformer(PRESETS[preset_name].model).eval()
     count = len(ATTRIBUTES)
     info = CheckpointInfo(
         model.config, ATTRIBUTES, MEAN, STD, (0.5,) * count, (218, 178), 0, 0, 0, data_source="celeba"

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.docs.model_picture import model_picture
 from tests.docs.readme import README, blocks, rewrite, run_on_terminal, run_script
 from tests.helpers import REPOSITORY
-from vitpe.config import DEFAULT_PRESET, preset
+from vitpe.config import DEFAULT_PRESET, PRESETS
 from vitpe.data.drawn_faces import contact_sheet
 from vitpe.files import write_atomic
 from vitpe.viz.animation import png
@@ -24,7 +24,7 @@ FOLDER = REPOSITORY / "build" / "docs"
 def draw_pictures() -> None:
     """Those that need no training; a file whose pixels are the same stays as it is."""
     pictures = {
-        "model_summary.png": model_picture(DEFAULT_PRESET, preset(DEFAULT_PRESET).model),
+        "model_summary.png": model_picture(DEFAULT_PRESET, PRESETS[DEFAULT_PRESET].model),
         "drawn_faces.png": contact_sheet(num_rows=3, num_cols=8, seed=0),
     }
     for name, pixels in pictures.items():

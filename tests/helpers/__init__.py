@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitpe.config import DEFAULT_PRESET, ModelConfig, RunConfig, preset, with_values
+from vitpe.config import ModelConfig, RunConfig, with_values
 
 REPOSITORY = Path(__file__).parent.parent.parent
 COLOURS = ("Red", "Green", "Blue", "Bright")
@@ -77,9 +77,7 @@ def write_celeba(folder: Path, num_train: int = 24, num_valid: int = 8, num_test
 def tiny_config(data: Path | str, **values: Any) -> RunConfig:
     """TINY_VALUES on `data`; more values as section__name=value: train__steps=3."""
     changes = {key.replace("__", "."): value for key, value in values.items()}
-    base = preset(DEFAULT_PRESET)
-    config = RunConfig(preset=DEFAULT_PRESET, model=base.model, train=base.train)
-    return with_values(config, TINY_VALUES | {"data.data": str(data)} | changes)
+    return with_values(RunConfig(), TINY_VALUES | {"data.data": str(data)} | changes)
 
 
 def tiny_options(data: Path | str, **values: Any) -> list[str]:

@@ -43,7 +43,6 @@ from vitpe.config import (
     RunConfig,
     TrainConfig,
     parse_settings,
-    preset,
     with_values,
 )
 from vitpe.errors import UsageError
@@ -139,9 +138,7 @@ def train(
         if preset_name not in (None, stored.preset):
             raise UsageError(f"the run in {run} has preset {stored.preset}", "resume without --preset")
     else:
-        chosen = preset(preset_name or DEFAULT_PRESET)
-        base = RunConfig(preset=preset_name or DEFAULT_PRESET, model=chosen.model, train=chosen.train)
-        config = with_values(base, given)
+        config = with_values(RunConfig.from_preset(preset_name or DEFAULT_PRESET), given)
     command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
     with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
         result = train(
