@@ -1,6 +1,7 @@
 """Checkpoint files for the tests of viz/: written by hand, byte by byte, and embeddings that grow like learned ones."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,16 @@ def write_safetensors(
     for name, (dtype, shape, data) in tensors.items():
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + len(data)]}
         offset += len(data)
+    return write_header(path, header, b"".join(data for _, _, data in tensors.values()))
+
+
+def write_header(path: Path, header: object, data: bytes = b"", hole: int = 0) -> Path:
+    """A safetensors file of any header, its data and, after it, `hole` bytes of nothing that take no space."""
     text = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(data for _, _, data in tensors.values()))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    if hole:
+        os.truncate(path, 8 + len(text) + len(data) + hole)
     return path
 
 

@@ -27,6 +27,14 @@ def saved(model, tmp_path, dtype=torch.float32):
     return path
 
 
+def position_embeddings(model: torch.nn.Module) -> np.ndarray:
+    """(N, D), rows of other tokens among them."""
+    names = ("pos_embed", "pos_embedding", "position_embeddings", "position_embedding.weight")
+    parameters = [item for item in model.named_parameters() if "decoder" not in item[0]]
+    (found,) = (value for name, value in parameters if name.endswith(names))
+    return found.detach().reshape(-1, found.shape[-1]).numpy()
+
+
 TIMM = {"patch_size": 16, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3}
 
 
@@ -44,20 +52,20 @@ def test_timm(tmp_path, options, num_prefix, grid):
     model = filled(timm.models.VisionTransformer(**TIMM, **options))
     checkpoint = read_checkpoint(saved(model, tmp_path), None if grid == (4, 4) else grid)
     assert checkpoint.grid_size == grid == model.patch_embed.grid_size
-    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, num_prefix:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[num_prefix:])
     np.testing.assert_array_equal(checkpoint.filters(), model.patch_embed.proj.weight.detach().numpy())
 
 
 def test_timm_distilled_and_compiled(tmp_path):
     model = filled(timm.models.deit.VisionTransformerDistilled(img_size=64, **TIMM))
     checkpoint = read_checkpoint(saved(torch.nn.ModuleDict({"_orig_mod": model}), tmp_path))
-    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, 2:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[2:])
 
 
 def test_torchvision(tmp_path):
     model = filled(torchvision.models.VisionTransformer(64, 16, 1, 2, 8, 16, num_classes=3))
     checkpoint = read_checkpoint(saved(model, tmp_path))
-    np.testing.assert_array_equal(checkpoint.embeddings, model.encoder.pos_embedding.detach()[0, 1:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[1:])
     np.testing.assert_array_equal(checkpoint.filters(), model.conv_proj.weight.detach().numpy())
 
 
@@ -90,7 +98,7 @@ def test_hugging_face_with_registers(tmp_path):
     config = transformers.Dinov2WithRegistersConfig(**HUGGING_FACE, num_register_tokens=4)
     model = filled(transformers.Dinov2WithRegistersModel(config))
     checkpoint = read_checkpoint(saved(model, tmp_path))
-    np.testing.assert_array_equal(checkpoint.embeddings, model.embeddings.position_embeddings.detach()[0, 1:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[1:])
 
 
 def test_clip_sees_with_its_vision_model(tmp_path):
@@ -105,52 +113,28 @@ def test_clip_sees_with_its_vision_model(tmp_path):
     config = transformers.CLIPConfig(text_config=text | {"max_position_embeddings": 17}, vision_config=vision)
     model = filled(transformers.CLIPModel(config))
     checkpoint = read_checkpoint(saved(model, tmp_path))
-    expected = model.vision_model.embeddings.position_embedding.weight.detach()[1:].numpy()
-    np.testing.assert_array_equal(checkpoint.embeddings, expected)
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model.vision_model)[1:])
 
 
 RECTANGLE = HUGGING_FACE | {"image_size": (208, 176)}
-MODELS = {  # how to build it, rows before the patches
-    "ViT": (lambda: transformers.ViTModel(transformers.ViTConfig(**RECTANGLE)), 1),
-    "ViT, 11 x 13": (
-        lambda: transformers.ViTModel(transformers.ViTConfig(**RECTANGLE | {"image_size": (176, 208)})),
-        1,
-    ),
-    "DeiT": (lambda: transformers.DeiTModel(transformers.DeiTConfig(**RECTANGLE)), 2),
-    "DINOv2": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**RECTANGLE)), 1),
-    "registers": (
-        lambda: transformers.Dinov2WithRegistersModel(
-            transformers.Dinov2WithRegistersConfig(**RECTANGLE, num_register_tokens=4)
-        ),
-        1,
-    ),
-    "MAE": (
-        lambda: transformers.ViTMAEForPreTraining(
-            transformers.ViTMAEConfig(
-                **HUGGING_FACE,
-                decoder_hidden_size=8,
-                decoder_num_hidden_layers=1,
-                decoder_num_attention_heads=2,
-                decoder_intermediate_size=16,
-            )
-        ),
-        1,
-    ),
-    "SigLIP": (lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**HUGGING_FACE)), 0),
-    "CLIP": (lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**HUGGING_FACE)), 1),
+REGISTERS = RECTANGLE | {"num_register_tokens": 4}
+DECODER = {f"decoder_{name}": value for name, value in HUGGING_FACE.items() if name not in ("image_size", "patch_size")}
+MODELS = {  # model, its configuration, rows before the patches
+    "ViT": (transformers.ViTModel, transformers.ViTConfig(**RECTANGLE), 1),
+    "ViT, 11 x 13": (transformers.ViTModel, transformers.ViTConfig(**RECTANGLE | {"image_size": (176, 208)}), 1),
+    "DeiT": (transformers.DeiTModel, transformers.DeiTConfig(**RECTANGLE), 2),
+    "DINOv2": (transformers.Dinov2Model, transformers.Dinov2Config(**RECTANGLE), 1),
+    "registers": (transformers.Dinov2WithRegistersModel, transformers.Dinov2WithRegistersConfig(**REGISTERS), 1),
+    "MAE": (transformers.ViTMAEForPreTraining, transformers.ViTMAEConfig(**HUGGING_FACE, **DECODER), 1),
+    "SigLIP": (transformers.SiglipVisionModel, transformers.SiglipVisionConfig(**HUGGING_FACE), 0),
+    "CLIP": (transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**HUGGING_FACE), 1),
 }
-
-
-def position_embeddings(model: torch.nn.Module) -> np.ndarray:
-    names = ("position_embeddings", "position_embedding.weight")
-    (found,) = (value for name, value in model.named_parameters() if name.endswith(names))
-    return found.detach().reshape(-1, found.shape[-1]).numpy()
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_grid_is_read_from_the_config_that_hugging_face_saves(tmp_path, name):
-    build, num_prefix = MODELS[name]
-    model = filled(build())
+    build, config, num_prefix = MODELS[name]
+    model = filled(build(config))
     model.save_pretrained(tmp_path)
     size = model.config.image_size
     grid = tuple(side // 16 for side in ((size, size) if isinstance(size, int) else size))
@@ -198,7 +182,7 @@ def test_the_grid_is_read_from_the_config_that_timm_saves(tmp_path, img_size, op
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     checkpoint = read_checkpoint(tmp_path / "model.safetensors")
     assert checkpoint.grid_size == model.patch_embed.grid_size
-    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, num_prefix:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[num_prefix:])
     (tmp_path / "config.json").unlink()
     with pytest.raises(VitpeError) as error:
         read_checkpoint(tmp_path / "model.safetensors")
@@ -233,7 +217,7 @@ def test_the_prefixes_of_wrappers_do_not_matter(tmp_path, prefix):
     tensors = {prefix + name: value.contiguous().clone() for name, value in model.state_dict().items()}
     save_file(tensors | {"n_averaged": torch.tensor(3)}, tmp_path / "a.safetensors")
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
-    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, 1:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[1:])
 
 
 def test_which_of_two_networks_is_drawn_is_said(tmp_path):
@@ -245,5 +229,5 @@ def test_which_of_two_networks_is_drawn_is_said(tmp_path):
     }
     save_file(tensors, tmp_path / "a.safetensors")
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
-    np.testing.assert_array_equal(checkpoint.embeddings, model.pos_embed.detach()[0, 1:].numpy())
+    np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[1:])
     assert checkpoint.notes[-1] == "of 2 networks in the file this is model.pos_embed, not ema_model.pos_embed"

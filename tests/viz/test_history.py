@@ -16,6 +16,7 @@ from tests.helpers.viz_history import (
     float32,
     vitpe_metadata,
     write_checkpoint,
+    write_header,
     write_safetensors,
 )
 from vitpe.errors import UsageError, VitpeError
@@ -28,6 +29,13 @@ RANDOM = np.random.default_rng(0)
 
 def small(step: int = 0, grid: tuple[int, int] = (3, 2), width: int = 4) -> np.ndarray:
     return np.random.default_rng(step).standard_normal((grid[0] * grid[1], width))
+
+
+def write_vit(path: Path, pos_embed: np.ndarray, tokens: dict[str, int] | None = None) -> Path:
+    """Another tool's model: position embeddings (1, N, D), and tokens by their name and number, zero."""
+    width = pos_embed.shape[-1]
+    zeros = {name: float32(np.zeros((1, count, width))) for name, count in (tokens or {}).items()}
+    return write_safetensors(path, {"pos_embed": float32(pos_embed), **zeros})
 
 
 def test_a_real_run_is_read_as_torch_reads_it(trained_run):
@@ -78,9 +86,7 @@ def test_a_trainers_folder_of_folders_is_found_and_its_names_give_the_step(tmp_p
 @pytest.mark.parametrize(("final", "left_out"), [(200, False), (1000, False), (7, True)])
 def test_a_trainers_final_model_does_not_hide_its_history(tmp_path, final, left_out):
     for folder, seed in (("checkpoint-1000", 1000), ("checkpoint-200", 200), (".", final)):
-        path = tmp_path / folder / "model.safetensors"
-        tensors = {"cls_token": float32(np.zeros((1, 1, 4))), "pos_embed": float32(small(seed, (17, 1))[None])}
-        write_safetensors(path, tensors)
+        write_vit(tmp_path / folder / "model.safetensors", small(seed, (17, 1))[None], {"cls_token": 1})
     notes: list[str] = []
     assert [checkpoint.step for checkpoint in load_history([tmp_path], (4, 4), notes.append)] == [200, 1000]
     assert any("is left out: it does not say its step" in note for note in notes) == left_out
@@ -103,7 +109,7 @@ def test_shards_are_read_as_one_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "", "..", 3, "nowhere.safetensors", "\0"])
 def test_an_index_names_files_of_its_own_folder_only(tmp_path, name):
-    write_safetensors(tmp_path / "a.safetensors", {"pos_embed": float32(small()[None])})
+    write_vit(tmp_path / "a.safetensors", small()[None])
     index = tmp_path / "sub" / "model.safetensors.index.json"
     index.parent.mkdir()
     index.write_text(json.dumps({"weight_map": {"pos_embed": name}}))
@@ -115,9 +121,7 @@ def test_an_index_names_files_of_its_own_folder_only(tmp_path, name):
 
 def test_steps_are_taken_from_a_folders_name_for_its_one_model_only(tmp_path):
     for name in ("a", "b"):
-        write_safetensors(
-            tmp_path / "checkpoint-3" / f"{name}.safetensors", {"pos_embed": float32(small(len(name), (2, 2))[None])}
-        )
+        write_vit(tmp_path / "checkpoint-3" / f"{name}.safetensors", small(len(name), (2, 2))[None])
     assert [checkpoint.step for checkpoint in load_history([tmp_path / "checkpoint-3"])] == [None, None]
 
 
@@ -178,8 +182,7 @@ def test_every_float_type_is_widened(tmp_path, dtype):
 )
 def test_tokens_before_the_patches_are_left_out_by_name(tmp_path, tokens, num_rows, grid, num_prefix, grid_size):
     values = RANDOM.standard_normal((1, num_rows, 3))
-    tensors = {name: float32(np.zeros((1, count, 3))) for name, count in tokens.items()}
-    path = write_safetensors(tmp_path / "a.safetensors", {"pos_embed": float32(values), **tensors})
+    path = write_vit(tmp_path / "a.safetensors", values, tokens)
     checkpoint = read_checkpoint(path, grid)
     assert checkpoint.grid_size == grid_size
     np.testing.assert_allclose(checkpoint.embeddings, values[0, num_prefix:], rtol=1e-6)
@@ -197,9 +200,7 @@ def test_tokens_before_the_patches_are_left_out_by_name(tmp_path, tokens, num_ro
     ],
 )
 def test_a_token_is_never_taken_for_a_patch(tmp_path, tokens, num_rows):
-    tensors = {name: float32(np.zeros((1, count, 3))) for name, count in tokens.items()}
-    tensors["pos_embed"] = float32(RANDOM.standard_normal((1, num_rows, 3)))
-    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    path = write_vit(tmp_path / "a.safetensors", RANDOM.standard_normal((1, num_rows, 3)), tokens)
     with pytest.raises(VitpeError, match=f"has {num_rows} position embeddings, which could be") as error:
         read_checkpoint(path)
     assert "--grid" in error.value.hint
@@ -207,8 +208,7 @@ def test_a_token_is_never_taken_for_a_patch(tmp_path, tokens, num_rows):
 
 def test_what_is_assumed_of_a_file_is_said_once(tmp_path):
     for step in (1, 2):
-        tensors = {"cls_token": float32(np.zeros((1, 1, 3))), "pos_embed": float32(small(step, (17, 1), 3)[None])}
-        write_safetensors(tmp_path / f"step-{step}.safetensors", tensors)
+        write_vit(tmp_path / f"step-{step}.safetensors", small(step, (17, 1), 3)[None], {"cls_token": 1})
     notes: list[str] = []
     load_history([tmp_path], note=notes.append)
     assert notes == [
@@ -231,30 +231,12 @@ def test_the_whole_checkpoint_is_not_read(tmp_path):
     embeddings = float32(small()[None])
     size = 64 * 1024**3
     header = {
-        "pos_embed": {"dtype": "F32", "shape": [1, 6, 4], "data_offsets": [0, len(embeddings[2])]},
-        "head.weight": {
-            "dtype": "F32",
-            "shape": [size // 4],
-            "data_offsets": [len(embeddings[2]), len(embeddings[2]) + size],
-        },
+        "pos_embed": {"dtype": "F32", "shape": [1, 6, 4], "data_offsets": [0, 96]},
+        "head.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [96, 96 + size]},
         "__metadata__": vitpe_metadata(3, (3, 2)),
     }
-    text = json.dumps(header).encode()
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text + embeddings[2])
-    with path.open("r+b") as file:
-        file.truncate(8 + len(text) + len(embeddings[2]) + size)
+    path = write_header(tmp_path / "a.safetensors", header, embeddings[2], hole=size)
     np.testing.assert_allclose(read_checkpoint(path).embeddings, small(), rtol=1e-6)
-
-
-def written(path: Path, text: bytes) -> Path:
-    path.write_bytes(text)
-    return path
-
-
-def with_header(path: Path, header: object, data: bytes = b"") -> Path:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return written(path, len(text).to_bytes(8, "little") + text + data)
 
 
 def entry(**fields: object) -> dict[str, object]:
@@ -273,7 +255,8 @@ def entry(**fields: object) -> dict[str, object]:
     ],
 )
 def test_what_is_no_safetensors_file_is_named(tmp_path, content, fact):
-    path = written(tmp_path / "broken.safetensors", content)
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
     with pytest.raises(VitpeError, match="whole safetensors file") as error:
         load_history([path])
     assert fact in str(error.value)
@@ -303,7 +286,7 @@ def test_what_is_no_safetensors_file_is_named(tmp_path, content, fact):
     ],
 )
 def test_every_damage_is_named_with_the_file(tmp_path, header, data, fact):
-    path = with_header(tmp_path / "broken.safetensors", header, data)
+    path = write_header(tmp_path / "broken.safetensors", header, data)
     with pytest.raises(VitpeError) as error:
         load_history([path])
     assert fact in str(error.value)

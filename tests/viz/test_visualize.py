@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from tests.helpers.in_process import call_vitpe
-from tests.helpers.viz_history import face_embeddings, filters, float32, write_checkpoint, write_run, write_safetensors
+from tests.helpers.viz_history import (
+    face_embeddings,
+    filters,
+    float32,
+    write_checkpoint,
+    write_header,
+    write_run,
+    write_safetensors,
+)
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.tensor_file import TensorFile
 from vitpe.viz.history import read_checkpoint
@@ -273,9 +281,7 @@ def test_sizes_that_no_picture_can_show_are_refused_unread(tmp_path):
     """Holes of 100 GB, which cost nothing."""
     for name, shape in (("pos_embed", [1, 143, 170_000_000]), ("pos_embed", [1, 24_000_000, 1024])):
         size = 4 * shape[1] * shape[2]
-        header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
-        path = tmp_path / "a.safetensors"
-        path.write_bytes(len(header).to_bytes(8, "little") + header)
-        os.truncate(path, 8 + len(header) + size)
+        header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+        path = write_header(tmp_path / "a.safetensors", header, hole=size)
         with pytest.raises(VitpeError, match="can be drawn"):
             visualize([path], quick(tmp_path))

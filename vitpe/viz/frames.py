@@ -171,7 +171,7 @@ class FramePainter:
         self._paste(pixels, layout.example.draw(levels, self._palette), *layout.example_map)
         bar = bar_levels(PANEL_WIDTH * layout.scale, BAR_HEIGHT * layout.scale, self._palette)
         self._paste(pixels, bar, layout.panel, TOP + COLOUR_BAR_Y + 12)
-        self._frame_right_eye(pixels)
+        self._outline_right_eye(pixels)
         self._write_counters(pixels, frame)
         self._write_match(pixels, similarity)
         value = self._curve.values[frame]
@@ -189,7 +189,7 @@ class FramePainter:
         split = round((self.layout.panel + share * PANEL_WIDTH) * self.layout.scale) + 1
         return np.concatenate([self._past[:, :split], self._ahead[:, split:]], axis=1)
 
-    def _frame_right_eye(self, pixels: Pixels) -> None:
+    def _outline_right_eye(self, pixels: Pixels) -> None:
         """A line around the right eye's patches, in the example's map and in its place in the image."""
         face, layout = self._history[0].face, self.layout
         if face is None:

@@ -14,7 +14,7 @@ from vitpe.viz.history import Checkpoint, evenly, last_scored
 from vitpe.viz.numbers import NUMBERS
 from vitpe.viz.similarity import Floats, cosine_similarity
 
-UNDEFINED = 65535
+UNDEFINED_PAIR = 65535
 # Pages beyond this are slow to open: larger grids show fewer checkpoints.
 MAX_BYTES = 16_000_000
 
@@ -55,8 +55,8 @@ def quantise(similarity: Floats) -> tuple[NDArray[np.uint16], float, float]:
     defined = pairs[np.isfinite(pairs)]
     low, high = (float(defined.min()), float(defined.max())) if defined.size else (-1.0, 1.0)
     high = max(high, low + 1e-9)
-    steps = np.rint((pairs - low) / (high - low) * (UNDEFINED - 1))
-    return np.where(np.isnan(pairs), UNDEFINED, np.nan_to_num(steps)).astype("<u2"), low, high
+    steps = np.rint((pairs - low) / (high - low) * (UNDEFINED_PAIR - 1))
+    return np.where(np.isnan(pairs), UNDEFINED_PAIR, np.nan_to_num(steps)).astype("<u2"), low, high
 
 
 def _frame(history: Sequence[Checkpoint], index: int, record: dict[str, Any]) -> dict[str, Any]:
