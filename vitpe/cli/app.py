@@ -80,10 +80,12 @@ def train(
     data: Annotated[str | None, data_option("faces that vitpe draws")] = None,
     labels: Labels = None,
     num_train: Annotated[
-        int | None, typer.Option(help="Train on so many images.", show_default=f"all; {NUM_DRAWN_TRAIN} drawn faces")
+        int | None,
+        typer.Option(help="Number of training images.", show_default=f"all; {NUM_DRAWN_TRAIN} drawn faces"),
     ] = None,
     num_valid: Annotated[
-        int | None, typer.Option(help="Validate on so many.", show_default=f"all; {NUM_DRAWN_VALID} drawn faces")
+        int | None,
+        typer.Option(help="Number of validation images.", show_default=f"all; {NUM_DRAWN_VALID} drawn faces"),
     ] = None,
     store: Store = None,
     preset_name: Preset = None,
@@ -95,16 +97,16 @@ def train(
             help="Passes over the training images.", show_default=recipe_default("epochs"), rich_help_panel="Training"
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of updates, instead of --epochs.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images an update, over all workers.", show_default=recipe_default("batch_size"))
+        int | None, typer.Option(help="Images per update, over all workers.", show_default=recipe_default("batch_size"))
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all random draws.", show_default=str(TrainConfig.seed))] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default=str(TrainConfig.seed))] = None,
     device: Device = None,
     settings: Settings = None,
-    run: Annotated[Path, typer.Option(help="Folder that the run is written to.", rich_help_panel="Run")] = DEFAULT_RUN,
+    run: Annotated[Path, typer.Option(help="Folder for the run.", rich_help_panel="Run")] = DEFAULT_RUN,
     keep: Keep = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run where it stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run from its last state.")] = False,
 ) -> None:
     """Train a model, on faces that vitpe draws or on your images."""
     launch = read_launch()
@@ -168,34 +170,34 @@ def evaluate(
     data: Annotated[str | None, data_option("what the model was trained on")] = None,
     labels: Labels = None,
     split: Annotated[
-        Literal["train", "valid", "test"], typer.Option(help="test is for the final report only.")
+        Literal["train", "valid", "test"], typer.Option(help="Images to score; use test for the final report only.")
     ] = "valid",
     thresholds: Annotated[
         str | None,
         typer.Option(
-            help="A number from 0 to 1, or 'tune': fit them on valid into the checkpoint, report on test.",
+            help="A number from 0 to 1, or 'tune': fit on valid, store in the checkpoint; report with --split test.",
             show_default="the checkpoint's",
             rich_help_panel="Decisions",
         ),
     ] = None,
     criterion: Annotated[
         Literal["f1", "balanced_accuracy", "accuracy"] | None,
-        typer.Option(help="What tuning maximises.", show_default="f1"),
+        typer.Option(help="Score that --thresholds tune maximises.", show_default="f1"),
     ] = None,
     calibrate: Annotated[
         Literal["temperature", "platt"] | None,
-        typer.Option(help="Fit probabilities on valid into the checkpoint, report on test."),
+        typer.Option(help="Calibrate probabilities on valid, store that in the checkpoint; report with --split test."),
     ] = None,
     device: Device = None,
     output: Annotated[str | None, format_option("table", "json", "csv")] = None,
     sort: Annotated[
         str | None,
-        typer.Option(help="Order the attributes by a column; -COLUMN turns it round.", show_default="as in the data"),
+        typer.Option(help="Sort attributes by a column; -COLUMN reverses the order.", show_default="as in the data"),
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Put two checkpoints side by side.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Also draw a report into this PNG file.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare two checkpoints.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
 ) -> None:
-    """Score a checkpoint, attribute by attribute. Beside each score stands the majority's answer."""
+    """Score a checkpoint, attribute by attribute. Accuracy is shown beside that of the majority answer."""
     from vitpe.reporting.metric_formats import sort_key
 
     kind = choose_format(output, ("table", "json", "csv"))
@@ -245,24 +247,31 @@ def evaluate(
     "find photos -name '*.jpg' -print0 | vitpe predict -0 -",
 )
 def predict(
-    files: Annotated[list[str] | None, typer.Argument(help="Images, folders, patterns; '-': names on stdin.")] = None,
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Images, folders or patterns; '-' reads names from stdin.")
+    ] = None,
     null: Annotated[
-        bool, typer.Option("-0", "--null", help="Names on stdin end in NUL (find -print0).", rich_help_panel="Images")
+        bool,
+        typer.Option(
+            "-0", "--null", help="Names on stdin are separated by NUL (find -print0).", rich_help_panel="Images"
+        ),
     ] = False,
-    stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Stdin is an image itself.")] = False,
-    align: Annotated[bool, typer.Option("--align", help="Find the face and bring it to CelebA's template.")] = False,
-    save_crops: Annotated[Path | None, typer.Option(help="Folder for what the model saw, as PNG files.")] = None,
+    stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Read one image from stdin.")] = False,
+    align: Annotated[bool, typer.Option("--align", help="Find the face and align it as CelebA's images are.")] = False,
+    save_crops: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
     checkpoint: Annotated[
-        Path, typer.Option(help="A checkpoint, or a run's folder (its best one).", rich_help_panel="Model")
+        Path, typer.Option(help="A checkpoint, or a run's folder (its best checkpoint).", rich_help_panel="Model")
     ] = DEFAULT_RUN,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Probability, 0 to 1, from which it is called present.", show_default="the model's"),
+        typer.Option(
+            help="Probability (0 to 1) at which an attribute counts as present.", show_default="the checkpoint's"
+        ),
     ] = None,
     device: Device = None,
     output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
-    top: Annotated[int | None, typer.Option(help="List only the K most probable attributes.")] = None,
-    attributes: Annotated[str | None, typer.Option(help="List only these: Smiling,Male.")] = None,
+    top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
+    attributes: Annotated[str | None, typer.Option(help="Show only these attributes: Smiling,Male.")] = None,
 ) -> None:
     """Predict the attributes of images."""
     kind = choose_format(output, ("table", "jsonl", "json", "csv"))
@@ -319,28 +328,29 @@ def viz_pe(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Of the animation: gif, mp4, webp, png-frames; of the numbers: table, json, jsonl.",
+            help="Animation: gif, mp4, webp, png-frames; numbers: table, json, jsonl. May be given twice.",
             show_default="gif; table on a terminal, else json",
             autocompletion=lambda: [*ANIMATION_FORMATS, *_NUMBERS_FORMATS],
         ),
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Also a page to explore: hover over a patch, slide through time.")
+        bool, typer.Option("--html", help="Also write an interactive page (one HTML file).")
     ] = VizOptions.html,
-    stills: Annotated[bool, typer.Option(help="Also the still pictures, at print quality.")] = VizOptions.stills,
+    stills: Annotated[bool, typer.Option(help="Also write still pictures at print quality.")] = VizOptions.stills,
     size: Annotated[
         int, typer.Option(help="Width of the animation in pixels.", rich_help_panel="Look")
     ] = VizOptions.size,
-    frame_ms: Annotated[int, typer.Option(help="How long a frame is shown, in milliseconds.")] = VizOptions.frame_ms,
-    cmap: Annotated[str, typer.Option(help="A colour map of matplotlib's.")] = VizOptions.cmap,
+    frame_ms: Annotated[int, typer.Option(help="Duration of a frame in milliseconds.")] = VizOptions.frame_ms,
+    cmap: Annotated[str, typer.Option(help="Colour map of matplotlib.")] = VizOptions.cmap,
     per_tile_scale: Annotated[
-        bool, typer.Option("--per-tile-scale", help="Each map on a scale of its own: sharper, but not comparable.")
+        bool,
+        typer.Option("--per-tile-scale", help="Give each map its own colour scale: more contrast, but not comparable."),
     ] = VizOptions.per_tile_scale,
     grid: Annotated[
-        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Of patches, for files that do not say it.")
+        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Grid of patches, for files that do not hold it.")
     ] = VizOptions.grid,
 ) -> None:
-    """Draw what position embeddings learned. The similarity GIF over a run's history, stills, and numbers."""
+    """Draw what the position embeddings learned. An animation over the run's history, still pictures, and a table."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe.cli import console
     from vitpe.viz.numbers import numbers_table
@@ -367,14 +377,14 @@ def viz_pe(
 
 @app.command(cls=Command, epilog="vitpe draw faces\nvitpe draw celeba --num-train 4096 --num-valid 1024 --zip")
 def draw(
-    folder: Annotated[Path, typer.Argument(help="A new folder, in CelebA's layout.")],
-    num_train: Annotated[int, typer.Option(help="Faces of the train split.")] = 0,
-    num_valid: Annotated[int, typer.Option(help="Faces of the valid split.")] = 0,
-    num_test: Annotated[int, typer.Option(help="Faces of the test split.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the faces; 0 draws those that train draws.")] = 0,
-    zipped: Annotated[bool, typer.Option("--zip", help="Images in one zip archive, as CelebA is published.")] = False,
+    folder: Annotated[Path, typer.Argument(help="New folder, in CelebA's layout.")],
+    num_train: Annotated[int, typer.Option(help="Number of training images.")] = 0,
+    num_valid: Annotated[int, typer.Option(help="Number of validation images.")] = 0,
+    num_test: Annotated[int, typer.Option(help="Number of test images.")] = 8,
+    seed: Annotated[int, typer.Option(help="Random seed; 0 draws the faces that train uses.")] = 0,
+    zipped: Annotated[bool, typer.Option("--zip", help="Write the images as one zip archive.")] = False,
 ) -> None:
-    """Draw faces into a folder, with label files in CelebA's format."""
+    """Write drawn faces and their labels in CelebA's format."""
     from vitpe.cli.console import show_summary
     from vitpe.data.drawn_faces import write_celeba_folder
 
@@ -386,9 +396,9 @@ def draw(
 @app.command(cls=Command, epilog="vitpe export runs --out faces.onnx")
 def export(
     checkpoint: Checkpoint = DEFAULT_RUN,
-    out: Annotated[Path, typer.Option(help="The ONNX file to write.")] = Path("vitpe.onnx"),
+    out: Annotated[Path, typer.Option(help="ONNX file to write.")] = Path("vitpe.onnx"),
 ) -> None:
-    """Write a checkpoint as ONNX. Images (uint8) in, probabilities out, preprocessing inside."""
+    """Export a checkpoint to ONNX. Input: uint8 images; output: probabilities; preprocessing is included."""
     from vitpe.outputs import check_output
 
     check_output(out, ".onnx", "--out")

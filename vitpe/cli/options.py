@@ -56,21 +56,23 @@ class Command(TyperCommand):
 
 
 DEFAULT_RUN = Path("runs")
-_CHECKPOINT = "A checkpoint, or a run's folder (its best one)."
+_CHECKPOINT = "A checkpoint, or a run's folder (its best checkpoint)."
 Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT)]
 Checkpoints = Annotated[list[Path] | None, typer.Argument(help=_CHECKPOINT, show_default=str(DEFAULT_RUN))]
-Labels = Annotated[Path | None, typer.Option(help="CSV of 0/1 columns for images that are not CelebA's.")]
+Labels = Annotated[
+    Path | None, typer.Option(help="CSV with image paths and 0/1 columns, for images other than CelebA.")
+]
 Init = Annotated[
-    Path | None, typer.Option(help="Weights to start from: safetensors of vitpe, timm, torchvision, Hugging Face.")
+    Path | None, typer.Option(help="Initial weights: safetensors of vitpe, timm, torchvision or Hugging Face.")
 ]
 InitGrid = Annotated[
-    str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Their grid of patches, where they do not say it.")
+    str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Grid of patches of --init, where the file does not hold it.")
 ]
 Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help=f"Model and recipe: {', '.join(PRESETS)}.",
+        help=f"Model and training recipe: {', '.join(PRESETS)}.",
         show_default=DEFAULT_PRESET,
         autocompletion=lambda: list(PRESETS),
         rich_help_panel="Model",
@@ -78,15 +80,21 @@ Preset = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any value of config.json: train.adamw_lr=3e-4."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any value of config.json, e.g. train.adamw_lr=3e-4."),
 ]
 Store = Annotated[
-    str | None, typer.Option(help="Where images wait: device, memory, disk.", show_default=DataConfig.store)
+    str | None, typer.Option(help="Where images are kept: auto, device, memory, disk.", show_default=DataConfig.store)
 ]
 Keep = Annotated[
-    str | None, typer.Option(help="History: all, pos_embed (only what pictures need).", show_default=TrainConfig.keep)
+    str | None,
+    typer.Option(
+        help="What the history keeps: auto, all (whole models), pos_embed (what viz-pe needs).",
+        show_default=TrainConfig.keep,
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="the best there is")]
+Device = Annotated[
+    str | None, typer.Option(help="Device: cpu, cuda, cuda:1, mps.", show_default="the fastest available")
+]
 
 
 def _at_home(value: Any) -> Any:
@@ -112,12 +120,12 @@ def version_option() -> Any:
             typer.echo(f"vitpe {__version__}, torch {torch.__version__}, {describe_device(select_device(None))}")
             raise typer.Exit
 
-    return typer.Option("--version", callback=show, is_eager=True, help="Show versions and device.")
+    return typer.Option("--version", callback=show, is_eager=True, help="Show versions and the device.")
 
 
 def data_option(default: str) -> Any:
     """--data, which stands first under its heading."""
-    text = "Folder of CelebA, or of images named in --labels."
+    text = "Folder with CelebA, or with the images named in --labels."
     return typer.Option(help=text, show_default=default, rich_help_panel="Data")
 
 
@@ -126,7 +134,7 @@ def format_option(*formats: str) -> Any:
     return typer.Option(
         "--format",
         metavar="|".join(formats),
-        help="How the result is written.",
+        help="Output format.",
         show_default=f"{formats[0]} on a terminal, else {formats[1]}",
         autocompletion=lambda: list(formats),
         rich_help_panel="Result",
