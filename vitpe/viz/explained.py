@@ -10,7 +10,15 @@ import numpy as np
 
 from vitpe.viz.colours import ACCENT, BACKGROUND, INK, MUTED, ColourScale, Palette, Pixels
 from vitpe.viz.history import Checkpoint
-from vitpe.viz.maps import best_cell, draw_bar, draw_image_plane, draw_numbers, lay_out_map, lay_out_tiles, tiles_extent
+from vitpe.viz.maps import (
+    best_cell,
+    draw_bar,
+    draw_image_plane,
+    draw_row_and_column_numbers,
+    lay_out_map,
+    lay_out_tiles,
+    tiles_extent,
+)
 from vitpe.viz.numbers import EyeMatch, eye_matches, number_text
 from vitpe.viz.sheet import Sheet, print_scale
 from vitpe.viz.similarity import Floats, cosine_similarity
@@ -62,7 +70,7 @@ def explained_picture(
     sheet = Sheet(width, height, scale)
     _draw_head(sheet, checkpoint)
     sheet.picture(palette.to_rgb(tiles.draw(levels, palette)), tiles_x, TOP)
-    draw_numbers(sheet, tiles, tiles_x, TOP)
+    draw_row_and_column_numbers(sheet, tiles, tiles_x, TOP)
     _draw_bar(sheet, tiles_x + (tiles_width - BAR_WIDTH) / 2, TOP + tiles_height + 36, colours, palette)
 
     for callout, x, map_x in (

@@ -18,7 +18,7 @@ from vitpe.viz.maps import (
     bar_levels,
     best_cell,
     draw_image_plane,
-    draw_numbers,
+    draw_row_and_column_numbers,
     draw_ticks,
     lay_out_map,
     lay_out_tiles,
@@ -301,7 +301,7 @@ def _draw_head(sheet: Sheet, layout: Layout, checkpoint: Checkpoint) -> None:
     sheet.text(MARGIN, 36, TITLE, 21, weight="bold")
     subtitle = f"Cosine similarity between the position embeddings of {num_rows} × {num_columns} image patches"
     sheet.text(MARGIN, 57, shorten(subtitle, 12.5, layout.width - 2 * MARGIN), 12.5, MUTED)
-    draw_numbers(sheet, layout.tiles, layout.left, TOP)
+    draw_row_and_column_numbers(sheet, layout.tiles, layout.left, TOP)
 
 
 def _draw_how_to_read(sheet: Sheet, x: float, y: float, width: float) -> None:

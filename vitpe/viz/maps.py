@@ -126,7 +126,7 @@ def draw_ticks(sheet: Sheet, x: float, y: float, width: float, low: float, high:
         sheet.text(tick, y + 15, label, 10.5, MUTED, align="center")
 
 
-def draw_numbers(sheet: Sheet, tiles: Tiles, x: float, y: float) -> None:
+def draw_row_and_column_numbers(sheet: Sheet, tiles: Tiles, x: float, y: float) -> None:
     """Row numbers on the left and column numbers above tiles, made for the sheet's scale, that stand at (x, y)."""
     num_rows, num_columns = tiles.grid_size
     every = max(1, -(-16 * sheet.scale // (tiles.cell * num_columns)))
