@@ -68,7 +68,7 @@ class RunFolder:
         self.state = path / "last" / "state.safetensors"
         self._rows: list[Mapping[str, object]] = []
         self.lock = path / ".lock"
-        self._lock: TextIO | None = None
+        self._held: TextIO | None = None
 
     def checkpoint(self, step: int) -> Path:
         """The history's file of that step."""
@@ -111,11 +111,11 @@ class RunFolder:
                 ) from error
             if not is_free:
                 raise VitpeError(f"another vitpe train is writing to {self.path}", hint)
-            self._lock = lock
+            self._held = lock
             try:
                 yield
             finally:
-                self._lock = None
+                self._held = None
 
     def write(self, write: Callable[Concatenate[Path, P], None], path: Path, *args: P.args, **kwargs: P.kwargs) -> None:
         """write(path, *args), for a file of this run: every one is written through here.
@@ -127,10 +127,10 @@ class RunFolder:
 
     def _check_held(self) -> None:
         """Writing goes by names: a folder that was removed and made anew belongs to whoever holds the new lock."""
-        if self._lock is None or not self.path.exists():
+        if self._held is None or not self.path.exists():
             return  # the write itself will say what is wrong
         try:
-            same = os.path.samestat(os.fstat(self._lock.fileno()), self.lock.stat())
+            same = os.path.samestat(os.fstat(self._held.fileno()), self.lock.stat())
         except OSError:
             same = False
         if not same:

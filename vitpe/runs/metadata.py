@@ -120,6 +120,13 @@ def parse_info(metadata: Mapping[str, str], path: Path) -> CheckpointInfo:
     if KEY not in metadata:
         raise VitpeError(f"{path} was not written by vitpe", "start from it with: vitpe train --init FILE")
     values = _parse(metadata[KEY], path)
+    for key, pattern in _SENTENCES.items():
+        sentence = values.pop(key, None)
+        if sentence is not None:
+            found = pattern.fullmatch(str(sentence))
+            if found is None:
+                raise _damaged(path, f"damaged ({key} is {brief(repr(sentence))})")
+            values |= found.groupdict()
     try:
         del values["format_version"]
         grid_size = values.pop("grid_size")  # for readers without our model
@@ -163,7 +170,7 @@ def parse_history(metadata: Mapping[str, str], path: Path) -> HistoryInfo | None
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
-    """Our JSON object, of this format, with facts as fields that were sentences once."""
+    """Our JSON object, of this format."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -175,13 +182,6 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         raise VitpeError(
             f"{path} has format version {brief(repr(version))}, not {FORMAT_VERSION}", "use the vitpe that wrote it"
         )
-    for key, pattern in _SENTENCES.items():
-        sentence = values.pop(key, None)
-        if sentence is not None:
-            found = pattern.fullmatch(str(sentence))
-            if found is None:
-                raise _damaged(path, f"damaged ({key} is {brief(repr(sentence))})")
-            values |= found.groupdict()
     return values
 
 
