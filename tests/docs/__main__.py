@@ -7,18 +7,28 @@ import argparse
 import shutil
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.docs.model_picture import model_picture
 from tests.docs.readme import README, blocks, rewrite, run_on_terminal, run_script
 from tests.helpers import REPOSITORY
+from vitpe.celeba import SIZE
 from vitpe.config import DEFAULT_PRESET, PRESETS
-from vitpe.data.drawn_faces import contact_sheet
+from vitpe.data.drawn_faces import DrawnFaces
 from vitpe.files import write_atomic
 from vitpe.viz.animation import png
 
 ASSETS = REPOSITORY / "assets"
 FOLDER = REPOSITORY / "build" / "docs"
+
+
+def contact_sheet(num_rows: int, num_cols: int, seed: int) -> NDArray[np.uint8]:
+    """(num_rows · 218, num_cols · 178, 3) RGB: the first portraits of the training split, row by row."""
+    height, width = SIZE
+    faces = DrawnFaces("train", num_rows * num_cols, seed)
+    portraits = faces.read(range(num_rows * num_cols)).reshape(num_rows, num_cols, 3, height, width)
+    return portraits.transpose(0, 3, 1, 4, 2).reshape(num_rows * height, num_cols * width, 3)
 
 
 def draw_pictures() -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from tests.docs.__main__ import contact_sheet
+from tests.tools.attribute_statistics import fit_statistics, known_statistics, measure_statistics, read_attribute_rows
 from vitpe.celeba import ATTRIBUTES
 from vitpe.data.celeba import read_celeba
-from vitpe.data.drawn_faces import DrawnFaces, contact_sheet, write_celeba_folder
+from vitpe.data.drawn_faces import DrawnFaces, write_celeba_folder
 from vitpe.errors import VitpeError
-from vitpe.faces.attributes import attribute_statistics, fit_statistics, read_attribute_rows, uniforms
+from vitpe.faces.attributes import uniforms
 from vitpe.faces.canvas import NUISANCES, NUM_NUISANCES
 from vitpe.faces.painting import paint_faces
 
@@ -36,18 +38,18 @@ def many_labels() -> np.ndarray:
 
 def test_labels_have_celebas_frequencies(many_labels: np.ndarray) -> None:
     assert many_labels.dtype == np.uint8
-    difference = np.abs(many_labels.mean(axis=0) - attribute_statistics().marginals)
+    difference = np.abs(many_labels.mean(axis=0) - known_statistics().marginals)
     assert difference.max() < MARGINAL_TOLERANCE, ATTRIBUTES[difference.argmax()]
 
 
 def test_labels_have_celebas_correlations(many_labels: np.ndarray) -> None:
-    difference = np.abs(np.corrcoef(many_labels.T.astype(float)) - attribute_statistics().correlations)
+    difference = np.abs(np.corrcoef(many_labels.T.astype(float)) - known_statistics().correlations)
     assert difference.max() < CORRELATION_TOLERANCE
 
 
-def test_the_shipped_statistics_are_celebas_known_ones() -> None:
+def test_the_statistics_are_celebas_known_ones() -> None:
     """Facts about list_attr_celeba.txt that anyone can look up."""
-    statistics = attribute_statistics()
+    statistics = known_statistics()
     assert statistics.num_images == 202_599
     majority = np.maximum(statistics.marginals, 1 - statistics.marginals).mean()
     assert majority == pytest.approx(0.805, abs=0.001)
@@ -87,7 +89,7 @@ def test_what_is_seen_differs_from_the_label_as_often_as_celebas_labels_err() ->
 
 def test_the_fit_agrees_with_sklearn_and_reproduces_itself(many_labels: np.ndarray) -> None:
     labels = many_labels[:2000]
-    table = json.loads(json.dumps(fit_statistics(labels)))
+    table = json.loads(json.dumps(fit_statistics(labels) | measure_statistics(labels)))
     assert table["marginals"] == pytest.approx(labels.mean(axis=0), abs=1e-4)
     chain = [ATTRIBUTES.index(name) for name in table["chain"]]
     assert sorted(chain) == list(range(len(ATTRIBUTES)))
@@ -113,12 +115,12 @@ def test_uniforms_are_uniform_and_every_row_stands_alone() -> None:
 @pytest.mark.skipif("VITPE_CELEBA" not in os.environ, reason="needs CelebA's list_attr_celeba.txt")
 def test_labels_match_the_real_list() -> None:
     real = read_attribute_rows(Path(os.environ["VITPE_CELEBA"]) / "list_attr_celeba.txt")
-    assert len(real) == attribute_statistics().num_images
+    assert len(real) == known_statistics().num_images
     drawn = DrawnFaces("train", 100_000).labels
     assert np.abs(real.mean(axis=0) - drawn.mean(axis=0)).max() < MARGINAL_TOLERANCE
     correlations = np.corrcoef(real.T.astype(float))
     assert np.abs(correlations - np.corrcoef(drawn.T.astype(float))).max() < CORRELATION_TOLERANCE
-    assert np.abs(correlations - attribute_statistics().correlations).max() < 0.001
+    assert np.abs(correlations - known_statistics().correlations).max() < 0.001
 
 
 # Pictures

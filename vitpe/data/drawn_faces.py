@@ -72,13 +72,6 @@ class DrawnFaces(Samples):
         return np.stack([fit(torch.from_numpy(portrait), self.stored_size).numpy() for portrait in portraits])
 
 
-def contact_sheet(num_rows: int, num_cols: int, seed: int) -> NDArray[np.uint8]:
-    """(num_rows · 218, num_cols · 178, 3) RGB: the first portraits of the training split, row by row."""
-    faces = DrawnFaces("train", num_rows * num_cols, seed)
-    portraits = faces.read(range(num_rows * num_cols)).reshape(num_rows, num_cols, 3, HEIGHT, WIDTH)
-    return portraits.transpose(0, 3, 1, 4, 2).reshape(num_rows * HEIGHT, num_cols * WIDTH, 3)
-
-
 def write_celeba_folder(
     folder: Path, num_train: int, num_valid: int, num_test: int, seed: int = 0, zipped: bool = False
 ) -> None:

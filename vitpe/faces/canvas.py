@@ -11,16 +11,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.celeba import ATTRIBUTES
+from vitpe.celeba import ATTRIBUTES, LEFT_EYE, RIGHT_EYE, SIZE
 
 Array = NDArray[np.floating[Any]]
 Box = tuple[slice, slice]
 
-HEIGHT: Final = 218
-WIDTH: Final = 178
-CENTRE_X: Final = 88.5
-EYE_Y: Final = 111.0
-"""CelebA's alignment: eyes near (69, 111) and (108, 111)."""
+HEIGHT, WIDTH = SIZE
+CENTRE_X: Final = (LEFT_EYE[0] + RIGHT_EYE[0]) / 2
+EYE_Y: Final = float(LEFT_EYE[1])
 
 NUISANCES: Final = tuple(
     """shift_x shift_y scale yaw gaze skin skin_warmth iris iris_depth lip_hue shadow_hue light_side light_top gain

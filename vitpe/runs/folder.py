@@ -48,7 +48,7 @@ P = ParamSpec("P")
 class RunIdentity:
     """What tells a run from any other, and the data that it is scored on from any other data.
 
-    id: random. valid_fingerprint: of the whole valid split (see data.fingerprint); None where it was not taken.
+    id: random. valid_fingerprint: of the whole valid split (see data.samples); None where it was not taken.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
