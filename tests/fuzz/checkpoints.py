@@ -36,7 +36,7 @@ from vitpe.runs.checkpoint import load_checkpoint, load_foreign, save_checkpoint
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo, read_info
 from vitpe.runs.state import RunProgress, load_state, save_state
-from vitpe.training.loop import Trainer
+from vitpe.training.loop import RunContext, Trainer
 from vitpe.training.plan import Plan
 from vitpe.training.train import initialize
 from vitpe.training.workers import Workers
@@ -91,9 +91,8 @@ class Bench:
         # A state of other data is the run's fault, not the file's.
         self._named = (self.path, self._index, run.path)
         plan = Plan.of(config.train, num_images=24)
-        self._trainer = Trainer(
-            config.train, model, info, plan, run, torch.device("cpu"), Workers(), Recorder(), "fingerprint"
-        )
+        context = RunContext(run, torch.device("cpu"), Workers(), Recorder())
+        self._trainer = Trainer(config.train, model, info, plan, context, "fingerprint")
         scores = {"mean_accuracy": 0.9, "mean_average_precision": 0.8}
         progress = RunProgress("fingerprint", 4, 2, scores, scored_step=4, best_score=0.9, best_step=4)
         optimizer = {name: value + 1 for name, value in self._trainer._optimizers.expected_state().items()}

@@ -47,7 +47,7 @@ from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.training import optimizer as optimizer_module
 from vitpe.training.forward import CompiledOrNot, TrainForward
-from vitpe.training.loop import Plan, Trainer
+from vitpe.training.loop import Plan, RunContext, Trainer
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.optimizer import ExponentialMovingAverage
 from vitpe.training.whitening import Whitening
@@ -202,7 +202,8 @@ class Run:
         self.plan = Plan.of(config.train, NUM_IMAGES)
         on_gpu(model)
         folder = RunFolder(Path(tempfile.gettempdir()) / "none")
-        self.trainer = Trainer(config.train, model, info, self.plan, folder, CUDA, Workers(), mock.Mock(), "")
+        context = RunContext(folder, CUDA, Workers(), mock.Mock())
+        self.trainer = Trainer(config.train, model, info, self.plan, context, "")
         if config.train.whiten:
             num_values = model.patch_embed.proj.weight[0].numel()
             self.trainer._whitening = Whitening(

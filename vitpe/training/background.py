@@ -64,7 +64,7 @@ class StopRequest:
     save_signal: of the last that asked to save and go on, None when there was none since it was set to None.
     """
 
-    def __init__(self, hint: str) -> None:
+    def __init__(self, hint: str = "") -> None:
         self.signal_number: int | None = None
         self.save_signal: int | None = None
         self.hint = hint

@@ -11,7 +11,9 @@ checkpoint that is missing is made from the state of its step.
 
 import copy
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from signal import Signals
 from typing import Protocol
@@ -62,6 +64,19 @@ class Reporter(Protocol):
         """After a scoring on valid."""
 
 
+@dataclass(frozen=True)
+class RunContext:
+    """What a run has beside its configuration: the folder it writes to, where it computes and with whom, whom it
+    tells how it goes, and what asks it to stop.
+    """
+
+    folder: RunFolder
+    device: torch.device
+    workers: Workers
+    reporter: Reporter
+    stop: StopRequest = field(default_factory=StopRequest)
+
+
 class Trainer:
     """One run's model, optimizers and counters; `run` takes it from its step to the end."""
 
@@ -71,21 +86,19 @@ class Trainer:
         model: VisionTransformer,
         info: CheckpointInfo,
         plan: Plan,
-        folder: RunFolder,
-        device: torch.device,
-        workers: Workers,
-        reporter: Reporter,
+        context: RunContext,
         fingerprint: str,
     ) -> None:
-        """folder: its identity becomes the state's. fingerprint: of the data."""
-        self._config, self._info, self._folder, self._reporter = config, info, folder, reporter
-        self._workers, self._device, self.plan = workers, device, plan
-        self._model = model.to(device)
+        """context: its folder's identity becomes the state's. fingerprint: of the data."""
+        self._config, self._info, self.plan = config, info, plan
+        self._folder, self._reporter, self._stop = context.folder, context.reporter, context.stop
+        self._device, self._workers = context.device, context.workers
+        self._model = model.to(self._device)
         self._average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self._whitening: Whitening | None = None
-        self._loss_sum = torch.zeros((), device=device)
+        self._loss_sum = torch.zeros((), device=self._device)
         self._state_saved_at = time.monotonic()
-        run_id = None if folder.identity is None else folder.identity.id
+        run_id = None if context.folder.identity is None else context.folder.identity.id
         self.progress = RunProgress(fingerprint, run_id=run_id)
 
     @cached_property
@@ -170,7 +183,7 @@ class Trainer:
         if not complete:
             self._folder.write(save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
-    def run(self, train: Batches, valid: Batches | None, stop: StopRequest) -> None:
+    def run(self, train: Batches, valid: Batches | None) -> None:
         """Train to the plan's last step. valid is read by the first worker only.
 
         Raises Interrupted, all saved, when asked to stop, and VitpeError when a file cannot be written or
@@ -184,28 +197,14 @@ class Trainer:
         batches = train.from_step(self.step)
         try:
             if self.step == 0:
-                with self._workers.doing("writing"):
-                    self._after_step(clock, valid, writer)
+                self._record(clock, valid, writer)
             while not self.finished:
                 with self._workers.doing("loading images"):
                     batch = next(batches)
                 with self._workers.doing(STEP):
                     self._update(forward, batch)
-                with self._workers.doing("writing"):
-                    self._after_step(clock, valid, writer)
-                signal_number, save_signal, overdue = self._workers.all_max(
-                    stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
-                )
-                if (signal_number or save_signal or overdue) and not self.finished:
-                    self._save_state(writer)
-                if signal_number and not self.finished:
-                    writer.wait()
-                    self._workers.all_max(0)  # torchrun ends all at the first exit: leave when all is saved
-                    raise Interrupted(signal_number, self.step, stop.hint)
-                if save_signal:
-                    stop.save_signal = None
-                    writer.wait()
-                    self._reporter.note(f"{Signals(save_signal).name}: saved after step {self.step}, and going on")
+                self._record(clock, valid, writer)
+                self._save_when_asked(writer)
         finally:
             batches.close()
             writer.close()
@@ -249,36 +248,35 @@ class Trainer:
         self._loss_sum += loss.detach()  # stays on the device: reading it would wait for the GPU
         self.progress = replace(self.progress, step=self.step + 1, num_losses=self.progress.num_losses + 1)
 
-    def _after_step(self, clock: "_Clock", valid: Batches | None, writer: Writer) -> None:
+    def _record(self, clock: "_Clock", valid: Batches | None, writer: Writer) -> None:
+        """Write what the plan has for this step, in the order that a run is resumed by (see the module's text)."""
+        step, first = self.step, self._workers.is_first
+        with self._workers.doing("writing"):
+            self._log(clock, valid)
+            if first and step in self.plan.checkpoints:
+                self._keep_checkpoint(writer)
+            if step in self.plan.evals or self.finished:
+                self._save_state(writer)
+            if first and step == self.progress.best_step:
+                self._keep_best(writer)
+
+    def _log(self, clock: "_Clock", valid: Batches | None) -> None:
+        """Tell the user how it goes, and add a row to the log where there is something to write."""
         plan, step = self.plan, self.step
         row: dict[str, object] = {}
         loss = speed = None
         if step in plan.logs:
             loss = self._take_mean_loss()
-            row, speed = clock.row(step)
-            row |= {"loss": loss, "learning_rate_factor": self._factor(step - 1)}
+            speed, waiting = clock.measure(step)
+            row = {"loss": loss, "learning_rate_factor": self._factor(step - 1)}
+            row |= {"images_per_second": f"{speed:.1f}", "data_wait_share": f"{waiting:.4f}"}
         if step in plan.evals and valid is not None:
-            began = time.perf_counter()
-            with self._workers.doing("scoring"):
+            with clock.paused(), self._workers.doing("scoring"):
                 row |= self._evaluate(valid)
-            clock.pause(time.perf_counter() - began)
         if row and self._workers.is_first:
             epoch = f"{step / plan.steps_per_epoch:.4f}"
             self._folder.log({"step": step, "epoch": epoch, "images_seen": step * plan.batch_size} | row)
         self._reporter.progress(step, plan.num_steps, loss, speed)
-        if step in plan.checkpoints and self._workers.is_first:
-            info = replace(self._describe(), history_only=self._config.keep == "pos_embed")
-            writer.submit(
-                self._folder.write,
-                save_checkpoint,
-                self._folder.checkpoint(step),
-                self._snapshot(info.history_only),
-                info,
-            )
-        if step in plan.evals or self.finished:
-            self._save_state(writer)
-        if step == self.progress.best_step and self._workers.is_first:
-            writer.submit(self._folder.write, save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
     def _take_mean_loss(self) -> float:
         """Of all workers, since the last call."""
@@ -317,6 +315,25 @@ class Trainer:
             "valid_mean_average_precision": scores.get("mean_average_precision", ""),
         }
 
+    def _save_when_asked(self, writer: Writer) -> None:
+        """Save the state when a signal asked one of the workers to, and once a minute. Raises Interrupted, all saved,
+        when one was asked to stop.
+        """
+        stop = self._stop
+        signal_number, save_signal, overdue = self._workers.all_max(
+            stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
+        )
+        if (signal_number or save_signal or overdue) and not self.finished:
+            self._save_state(writer)
+        if signal_number and not self.finished:
+            writer.wait()
+            self._workers.all_max(0)  # torchrun ends all at the first exit: leave when all is saved
+            raise Interrupted(signal_number, self.step, stop.hint)
+        if save_signal:
+            stop.save_signal = None
+            writer.wait()
+            self._reporter.note(f"{Signals(save_signal).name}: saved after step {self.step}, and going on")
+
     def _is_overdue(self, writer: Writer) -> bool:
         """Whether the first worker would like to save a state now."""
         waited = time.monotonic() - self._state_saved_at
@@ -327,6 +344,15 @@ class Trainer:
         if self._workers.is_first:
             writer.submit(self._folder.write, save_state, self._folder.state, state)
         self._state_saved_at = time.monotonic()
+
+    def _keep_checkpoint(self, writer: Writer) -> None:
+        """Write the history's checkpoint of this step."""
+        info = replace(self._describe(), history_only=self._config.keep == "pos_embed")
+        path, weights = self._folder.checkpoint(self.step), self._snapshot(info.history_only)
+        writer.submit(self._folder.write, save_checkpoint, path, weights, info)
+
+    def _keep_best(self, writer: Writer) -> None:
+        writer.submit(self._folder.write, save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
     def _snapshot(self, history_only: bool = False) -> dict[str, Tensor]:
         """The weights that are scored and kept, copied, so that training may go on while they are written."""
@@ -351,17 +377,20 @@ class _Clock:
     def _start(self, step: int) -> None:
         self._step, self._began, self._waited = step, time.perf_counter(), self._batches.wait_seconds
 
-    def pause(self, seconds: float) -> None:
-        """Leave `seconds` that went into scoring out of the count."""
-        self._began += seconds
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time within out of the count."""
+        began = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - began
 
-    def row(self, step: int) -> tuple[dict[str, object], float]:
-        """The log's columns, and the images per second as a number."""
+    def measure(self, step: int) -> tuple[float, float]:
+        """Images per second, and the share of the time that was spent waiting; starts anew."""
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         waited = self._batches.wait_seconds - self._waited
         speed = (step - self._step) * self._batches.batch_size / elapsed
         self._start(step)
-        return {"images_per_second": f"{speed:.1f}", "data_wait_share": f"{waited / elapsed:.4f}"}, speed
+        return speed, waited / elapsed
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,9 +27,9 @@ from vitpe.runs.folder import RunFolder, RunIdentity
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.runs.state import load_state, save_state
 from vitpe.text import brief
-from vitpe.training.background import StopRequest, stop_signals
+from vitpe.training.background import stop_signals
 from vitpe.training.forward import choose_precision
-from vitpe.training.loop import Reporter, Trainer
+from vitpe.training.loop import Reporter, RunContext, Trainer
 from vitpe.training.memory_needs import check_fits
 from vitpe.training.plan import Plan
 from vitpe.training.workers import ALONE, Workers
@@ -85,33 +85,54 @@ def train(
     run = RunFolder(folder)
     config = replace(config, data=_absolute(config.data))
     if resume:
-        stored = run.read_config()
-        check_resumable(stored, config)
-        if config.train.precision == "auto":
-            config = replace(config, train=replace(config.train, precision=stored.train.precision))
+        config = _continued(config, run, device, reporter)
     else:
         run.refuse_existing()
-    again = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
-    seed = config.train.seed
-    splits = [open_samples(config.data, split, config.model.img_size, seed) for split in ("train", "valid")]
-    _check_sides(config.data.flip, splits[0].attributes)
-    with (
-        stop_signals(f"continue with: {again}") as stop,
-        run.locked() if workers.is_first else nullcontext(),
-    ):
-        if workers.is_first and not resume:
-            run.refuse_existing()  # one may have come since
-        if run.identity is None and workers.is_first:
-            run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, splits[1]))
-        trainer = _prepare(config, run, device, reporter, workers, splits, resume, init, init_grid)
+    train_samples, valid_samples = _open_splits(config)
+    command = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
+    with stop_signals(f"continue with: {command}") as stop, run.locked() if workers.is_first else nullcontext():
+        context = RunContext(run, device, workers, reporter, stop)
+        if workers.is_first:
+            _identify(run, config, valid_samples, resume)
+        _describe_data(config.data, train_samples, valid_samples, reporter)
+        plan = Plan.of(config.train, len(train_samples.names))
+        config = _with_decided(config, train_samples, device)
+        _check_batch(plan, config, context)
+        torch.manual_seed(config.train.seed)
+        model = VisionTransformer(config.model)
+        if init is not None and resume:
+            reporter.note(f"{init} is not read again: the run goes on with its own weights")
+        elif init is not None:
+            initialize(model, init, train_samples.attributes, reporter, init_grid)
+        config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
+        _describe_model(config, model, context)
+        data_fingerprint = fingerprint([train_samples, valid_samples])
+        trainer = Trainer(config.train, model, _info(config, train_samples), plan, context, data_fingerprint)
+        if resume:
+            _restore(trainer, context)
         if not trainer.finished:
-            told = {note for samples in splits for note in samples.notes}
+            _describe_history(config, model, plan, reporter)
+            _write_start(trainer, config, context, resume)
+            told = {*train_samples.notes, *valid_samples.notes}
             with workers.doing("preparing images"):
-                batches = _open_batches(config, trainer, splits, device, reporter, workers, stop)
-            trainer.run(*batches, stop)
-            for note in (note for samples in splits for note in samples.notes if note not in told):
-                reporter.note(note)  # of images, now that they were read
+                batches = _open_batches(config, train_samples, valid_samples, trainer, context)
+            trainer.run(*batches)
+            for note in (*train_samples.notes, *valid_samples.notes):
+                if note not in told:
+                    reporter.note(note)  # of images, now that they were read
     return TrainResult(run.path, trainer.step, trainer.progress.scores)
+
+
+def _continued(config: RunConfig, run: RunFolder, device: torch.device, reporter: Reporter) -> RunConfig:
+    """`config`, which must be the stored one but for what may change, with the precision that the run began with."""
+    stored = run.read_config()
+    check_resumable(stored, config)
+    if config.train.precision != "auto":
+        return config
+    if stored.train.precision == "auto":  # as runs of earlier versions say
+        precision = choose_precision(stored.train, device)
+        reporter.note(f"the run does not say its precision: it goes on in {precision}")
+    return replace(config, train=replace(config.train, precision=stored.train.precision))
 
 
 def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
@@ -143,6 +164,24 @@ def _absolute(data: DataConfig) -> DataConfig:
     return replace(data, data=str(Path(data.data).absolute()), labels=labels)
 
 
+def _open_splits(config: RunConfig) -> tuple[Samples, Samples]:
+    """The samples to train on and those to validate."""
+    size, seed = config.model.img_size, config.train.seed
+    train, valid = (open_samples(config.data, split, size, seed) for split in ("train", "valid"))
+    _check_sides(config.data.flip, train.attributes)
+    if valid.attributes != train.attributes:
+        raise VitpeError("the train and valid splits have different attributes", "use one table of labels for both")
+    return train, valid
+
+
+def _identify(run: RunFolder, config: RunConfig, valid: Samples, resume: bool) -> None:
+    """Give the locked folder an identity; a run of an earlier version that is resumed may have none."""
+    if not resume:
+        run.refuse_existing()  # one may have come before the folder was locked
+    if run.identity is None:
+        run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, valid))
+
+
 def _whole_valid_fingerprint(config: RunConfig, valid: Samples) -> str | None:
     """Of what `vitpe eval` scores the run on; drawn faces are always the same."""
     if config.data.data == DRAWN_FACES:
@@ -152,60 +191,22 @@ def _whole_valid_fingerprint(config: RunConfig, valid: Samples) -> str | None:
     return fingerprint([valid])
 
 
-def _prepare(
-    config: RunConfig,
-    run: RunFolder,
-    device: torch.device,
-    reporter: Reporter,
-    workers: Workers,
-    splits: list[Samples],
-    resuming: bool,
-    init: Path | None,
-    init_grid: Grid | None,
-) -> Trainer:
-    """The trainer at the step it goes on from, with a folder that can be resumed from there."""
-    samples, valid_samples = splits
-    if valid_samples.attributes != samples.attributes:
-        raise VitpeError("the train and valid splits have different attributes", "use one table of labels for both")
-    _describe_data(samples, valid_samples, reporter)
-    if samples.source == "labelled_csv" and config.data.flip is None:
-        reporter.note("training images are mirrored at random; if labels tell left from right: --set data.flip=false")
-    plan = Plan.of(config.train, len(samples.names))
-    if plan.batch_size % workers.world_size:
+def _with_decided(config: RunConfig, samples: Samples, device: torch.device) -> RunConfig:
+    """`config` with what data and device decide: the number of classes, and the precision where it was left open."""
+    precision: Any = choose_precision(config.train, device)
+    model = replace(config.model, num_classes=len(samples.attributes))
+    return replace(config, model=model, train=replace(config.train, precision=precision))
+
+
+def _check_batch(plan: Plan, config: RunConfig, context: RunContext) -> None:
+    """UsageError unless a batch can be shared equally by the workers, and training may fit into the memory."""
+    num_workers = context.workers.world_size
+    if plan.batch_size % num_workers:
         raise UsageError(
-            f"batch size {plan.batch_size} cannot be shared by {workers.world_size} workers",
+            f"batch size {plan.batch_size} cannot be shared by {num_workers} workers",
             "choose a multiple of the number of workers: --batch-size",
         )
-    config = replace(config, model=replace(config.model, num_classes=len(samples.attributes)))
-    batch_size = plan.batch_size // workers.world_size
-    check_fits(config.model, config.train, batch_size, device, choose_precision(config.train, device))
-    torch.manual_seed(config.train.seed)
-    model = VisionTransformer(config.model)
-    if init is not None and resuming:
-        reporter.note(f"{init} is not read again: the run goes on with its own weights")
-    elif init is not None:
-        initialize(model, init, samples.attributes, reporter, init_grid)
-    precision: Any = choose_precision(config.train, device)
-    if resuming and config.train.precision == "auto":
-        reporter.note(f"the run does not say its precision: it goes on in {precision}")
-    config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model), precision=precision))
-    shared = f", {workers.world_size} workers" if workers.world_size > 1 else ""
-    size = f"{num_parameters(model) / 1e6:.1f} M parameters"
-    reporter.note(f"model: {config.preset}, {size}, on {describe_device(device)}{shared}")
-    info = _info(config, samples)
-    trainer = Trainer(config.train, model, info, plan, run, device, workers, reporter, fingerprint(splits))
-    if resuming:
-        _resume(trainer, run, workers, reporter)
-    if not trainer.finished:
-        _report_history(config, model, plan, reporter)
-        if not resuming:
-            state = trainer.state()
-            if workers.is_first:
-                run.write(save_state, run.state, state)  # before config.json, which makes it a run to resume
-        if workers.is_first:
-            run.write_config(config)
-            run.rewind(trainer.step)
-    return trainer
+    check_fits(config.model, config.train, plan.batch_size // num_workers, context.device, config.train.precision)
 
 
 def initialize(
@@ -227,39 +228,48 @@ def initialize(
         reporter.note(note)
 
 
-def _resume(trainer: Trainer, run: RunFolder, workers: Workers, reporter: Reporter) -> None:
-    state = load_state(run.state)
-    here = trainer.machine
+def _restore(trainer: Trainer, context: RunContext) -> None:
+    """Take the trainer to the run's last saved state, and tell the user how it goes on from there."""
+    state = load_state(context.folder.state)
     trainer.restore(state)
     num_steps = trainer.plan.num_steps
-    if not workers.all_equal(trainer.step):
-        raise VitpeError(f"the workers find different states in {run.path}", "use a folder that all of them share")
+    if not context.workers.all_equal(trainer.step):
+        raise VitpeError(
+            f"the workers find different states in {context.folder.path}", "use a folder that all of them share"
+        )
     if trainer.step > num_steps:
         raise UsageError(f"the run has done {trainer.step} steps, more than {num_steps}", "resume with more --steps")
-    if workers.is_first:
+    if context.workers.is_first:
         trainer.complete_best()
     done = "is finished" if trainer.finished else "goes on"
-    reporter.note(f"the run in {run.path} {done} after step {trainer.step} of {num_steps}")
+    context.reporter.note(f"the run in {context.folder.path} {done} after step {trainer.step} of {num_steps}")
     before = state.progress.machine
-    changes = before.changes(here) if before is not None and here is not None else ""
+    changes = before.changes(trainer.machine) if before is not None else ""
     if changes and not trainer.finished:
-        reporter.note(f"it goes on with {changes}: it will not end bit for bit as an uninterrupted one")
+        context.reporter.note(f"it goes on with {changes}: it will not end bit for bit as an uninterrupted one")
+
+
+def _write_start(trainer: Trainer, config: RunConfig, context: RunContext, resume: bool) -> None:
+    """Leave a folder that can be resumed from the trainer's step."""
+    folder = context.folder
+    if not resume:
+        state = trainer.state()  # all workers take part
+        if context.workers.is_first:
+            folder.write(save_state, folder.state, state)  # before config.json, which makes it a run to resume
+    if context.workers.is_first:
+        folder.write_config(config)
+        folder.rewind(trainer.step)
 
 
 def _open_batches(
-    config: RunConfig,
-    trainer: Trainer,
-    splits: list[Samples],
-    device: torch.device,
-    reporter: Reporter,
-    workers: Workers,
-    stop: StopRequest,
+    config: RunConfig, train: Samples, valid: Samples, trainer: Trainer, context: RunContext
 ) -> tuple[Batches, Batches | None]:
     """For training, and for scoring, which only the first worker does. Raises Interrupted when asked to stop."""
+    device, workers = context.device, context.workers
 
     def on_progress(done: int, total: int) -> None:
-        reporter.prepared(done, total)
-        stop.check(trainer.step)
+        context.reporter.prepared(done, total)
+        context.stop.check(trainer.step)
 
     def stored(samples: Samples) -> ImageStore:
         return ImageStore(samples, device, config.data.store, on_progress)
@@ -267,9 +277,9 @@ def _open_batches(
     size, seed, keep = config.model.img_size, config.train.seed, config.train.patch_keep
     augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches)
     shard = Shard(workers.rank, workers.world_size)
-    train_batches = Batches(stored(splits[0]), size, trainer.plan.batch_size, augmentation, shard)
-    valid_batches = Batches(stored(splits[1]), size, _VALID_BATCH_SIZE) if workers.is_first else None
-    reporter.note(f"images: {_where(train_batches.store.where, device)}")
+    train_batches = Batches(stored(train), size, trainer.plan.batch_size, augmentation, shard)
+    valid_batches = Batches(stored(valid), size, _VALID_BATCH_SIZE) if workers.is_first else None
+    context.reporter.note(f"images: {_where(train_batches.store.where, device)}")
     return train_batches, valid_batches
 
 
@@ -288,7 +298,7 @@ def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
     )
 
 
-def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
+def _describe_data(config: DataConfig, train: Samples, valid: Samples, reporter: Reporter) -> None:
     to_train, to_validate = f"{len(train.names):,}", f"{len(valid.names):,} to validate"
     if train.source == "drawn_faces":
         reporter.note(f"data: {to_train} drawn faces to train on, {to_validate}; real: --data FOLDER")
@@ -300,6 +310,8 @@ def _describe_data(train: Samples, valid: Samples, reporter: Reporter) -> None:
         (*train.notes, *valid.notes, *_constant(train, "train on"), *_constant(valid, "validate"))
     ):
         reporter.note(note)
+    if train.source == "labelled_csv" and config.flip is None:
+        reporter.note("training images are mirrored at random; if labels tell left from right: --set data.flip=false")
 
 
 def _constant(samples: Samples, purpose: str) -> Iterator[str]:
@@ -307,20 +319,23 @@ def _constant(samples: Samples, purpose: str) -> Iterator[str]:
     extremes = zip(samples.attributes, samples.labels.min(axis=0), samples.labels.max(axis=0), strict=True)
     alike = [f"{name} (always {least})" for name, least, most in extremes if least == most]
     if alike:
-        shown = ", ".join(alike[:_NUM_NAMED]) + (", …" if len(alike) > _NUM_NAMED else "")
         attributes = "1 attribute has" if len(alike) == 1 else f"{len(alike)} attributes have"
-        yield f"warning: {attributes} one value only in the {len(samples.names):,} images to {purpose}: {shown}"
+        images = f"{len(samples.names):,} images"
+        yield f"warning: {attributes} one value only in the {images} to {purpose}: {_first_of(alike)}"
 
 
 def _check_sides(flip: bool | None, attributes: Sequence[str]) -> None:
     """UsageError when images would be mirrored unasked, and their labels tell left from right."""
     sided = [name for name in attributes if tells_sides(name)]
     if flip is None and sided:
-        shown = ", ".join(sided[:_NUM_NAMED]) + (", …" if len(sided) > _NUM_NAMED else "")
         raise UsageError(
-            f"labels tell left from right ({shown}), and training mirrors images",
+            f"labels tell left from right ({_first_of(sided)}), and training mirrors images",
             "train without mirroring: --set data.flip=false (=true, where it does no harm)",
         )
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NUM_NAMED]) + (", …" if len(names) > _NUM_NAMED else "")
 
 
 def _resolve_keep(config: RunConfig, model: torch.nn.Module) -> Any:
@@ -330,7 +345,14 @@ def _resolve_keep(config: RunConfig, model: torch.nn.Module) -> Any:
     return "all" if whole <= _HISTORY_LIMIT_BYTES else "pos_embed"
 
 
-def _report_history(config: RunConfig, model: VisionTransformer, plan: Plan, reporter: Reporter) -> None:
+def _describe_model(config: RunConfig, model: VisionTransformer, context: RunContext) -> None:
+    num_workers = context.workers.world_size
+    shared = f", {num_workers} workers" if num_workers > 1 else ""
+    size = f"{num_parameters(model) / 1e6:.1f} M parameters"
+    context.reporter.note(f"model: {config.preset}, {size}, on {describe_device(context.device)}{shared}")
+
+
+def _describe_history(config: RunConfig, model: VisionTransformer, plan: Plan, reporter: Reporter) -> None:
     whole = config.train.keep == "all"
     kept = num_parameters(model) if whole else model.pos_embed.numel() + model.patch_embed.proj.weight.numel()
     megabytes = 4 * kept * len(plan.checkpoints) / 1e6
