@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from tests.fuzz import images as fuzz_images
 from vitpe.data import images
-from vitpe.data.images import MAX_BYTES, ImageError, center_crop, check_num_bytes, decode, fit
+from vitpe.data.images import MAX_BYTES, ImageError, center_crop, check_num_bytes, crop_and_resize, decode
 
 # Pillow warns of damage that it gets over; the command line silences it, and so do these tests.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -286,7 +286,7 @@ def test_any_bytes(tail, head):
 @given(*[st.integers(8, 90)] * 4)
 def test_fit_gives_the_size_asked_for(height, width, to_height, to_width):
     image = torch.from_numpy(RNG.integers(0, 256, (3, height, width), dtype=np.uint8))
-    out = fit(image, (to_height, to_width))
+    out = crop_and_resize(image, (to_height, to_width))
     assert out.shape == (3, to_height, to_width)
     assert out.dtype == torch.uint8
     if (height, width) == (to_height, to_width):
@@ -295,8 +295,8 @@ def test_fit_gives_the_size_asked_for(height, width, to_height, to_width):
 
 def test_fit_keeps_the_largest_centre_part():
     stripes = torch.arange(40, dtype=torch.uint8).expand(3, 20, 40)
-    assert fit(stripes, (20, 10))[0, 0].tolist() == list(range(15, 25))
-    assert fit(stripes.mT, (10, 20))[0, :, 0].tolist() == list(range(15, 25))
+    assert crop_and_resize(stripes, (20, 10))[0, 0].tolist() == list(range(15, 25))
+    assert crop_and_resize(stripes.mT, (10, 20))[0, :, 0].tolist() == list(range(15, 25))
 
 
 @pytest.mark.parametrize("size", [(20, 16), (30, 30), (112, 80)])
@@ -306,7 +306,7 @@ def test_fit_resizes_as_pillow_does(size):
     box = (round((40 - width * scale) / 2), round((56 - height * scale) / 2))
     box = (*box, box[0] + round(width * scale), box[1] + round(height * scale))
     expected = np.asarray(SMOOTH.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    image = fit(torch.from_numpy(np.array(SMOOTH)).permute(2, 0, 1), size)
+    image = crop_and_resize(torch.from_numpy(np.array(SMOOTH)).permute(2, 0, 1), size)
     assert largest_difference(image, expected.transpose(2, 0, 1)) <= 3  # both round twice
 
 

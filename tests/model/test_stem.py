@@ -14,7 +14,7 @@ from tests.helpers.in_process import call_vitpe, read_jsonl
 from tests.model.test_model import random_images, randomize
 from tests.training.test_resume import StoppedHereError, Stopping
 from vitpe.config import ModelConfig, TrainConfig
-from vitpe.data.images import center_crop, decode, fit
+from vitpe.data.images import center_crop, crop_and_resize, decode
 from vitpe.errors import UsageError, VitpeError
 from vitpe.model.convert import convert_state_dict
 from vitpe.model.inputs import PixelClassifier, classify
@@ -146,7 +146,9 @@ def test_predict_answers_as_the_model_does(stem_run: Path, celeba: Path) -> None
     """Zeros around a normalised image are its mean colour; around pixels as they are they would be black."""
     model, info = load_checkpoint(stem_run / "best.safetensors")
     files = sorted((celeba / "img_align_celeba").iterdir())[:6]
-    crops = [center_crop(fit(decode(file.read_bytes()), info.stored_size), info.model.img_size) for file in files]
+    crops = [
+        center_crop(crop_and_resize(decode(file.read_bytes()), info.stored_size), info.model.img_size) for file in files
+    ]
     expected = classify(PixelClassifier(model, info.mean, info.std), torch.stack(crops)).sigmoid()
     called = call_vitpe("predict", "--checkpoint", stem_run, *files)
     assert called.code == 0, called.err

@@ -67,9 +67,9 @@ class DrawnFaces(Samples):
             return portraits
         import torch  # drawing itself is done without
 
-        from vitpe.data.images import fit
+        from vitpe.data.images import crop_and_resize
 
-        return np.stack([fit(torch.from_numpy(portrait), self.stored_size).numpy() for portrait in portraits])
+        return np.stack([crop_and_resize(p, self.stored_size).numpy() for p in torch.from_numpy(portraits)])
 
 
 def write_celeba_folder(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.data.image_files import FolderFiles
-from vitpe.data.images import ImageError, Remarks, decode, fit
+from vitpe.data.images import ImageError, Remarks, crop_and_resize, decode
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
@@ -101,10 +101,9 @@ class FileSamples(Samples):
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
         data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
+        tell = self._remarks.about(self.names[index])
         try:
-            pixels: NDArray[np.uint8] = fit(
-                decode(data, self._remarks.about(self.names[index])), self.stored_size
-            ).numpy()
+            pixels: NDArray[np.uint8] = crop_and_resize(decode(data, tell), self.stored_size).numpy()
             return pixels
         except ImageError as error:
             name = f"{self._files.path}: {self._members[index]}"

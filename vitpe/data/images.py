@@ -105,7 +105,7 @@ def check_num_bytes(count: int) -> None:
         raise ImageError(f"{count:,} bytes is over the limit of {MAX_BYTES // 1_000_000} MB")
 
 
-def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
+def crop_and_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """The largest centre crop of `image` (3, H, W) with the aspect of `size`, resized to `size` = (height, width)."""
     height, width = image.shape[-2:]
     if (height, width) == size:

@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
-from vitpe.data.images import Remarks, center_crop, decode, fit
+from vitpe.data.images import Remarks, center_crop, crop_and_resize, decode
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.inference.inputs import Input
@@ -87,7 +87,7 @@ class Predictor:
         image = decode(data, (remarks or Remarks()).about(name))
         if align is not None:
             image = align(image, name)
-        return center_crop(fit(image, self.info.stored_size), self.info.model.img_size)
+        return center_crop(crop_and_resize(image, self.info.stored_size), self.info.model.img_size)
 
 
 @dataclass
