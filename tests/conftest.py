@@ -1,16 +1,14 @@
-"""Fixtures that several test files use; functions and constants stand in helpers.py."""
+"""Fixtures that several test files use; functions and constants stand in tests.helpers."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.helpers import train_tiny, write_celeba
 from tests.helpers.answers import NAMES, answers
 from tests.helpers.in_process import Called, call_vitpe
-from vitpe.metrics.comparison import Comparison, compare
 from vitpe.metrics.scores import Scores, score
 
 
@@ -38,11 +36,6 @@ def trained_run(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def images(celeba: Path) -> Path:
-    return celeba / "img_align_celeba"
-
-
-@pytest.fixture
 def predicted(trained_run: Path):
     """`vitpe predict` with the tiny run's checkpoint."""
 
@@ -56,12 +49,3 @@ def predicted(trained_run: Path):
 def scores() -> Scores:
     """Of `answers`."""
     return score(*answers(), NAMES, num_resamples=100)
-
-
-@pytest.fixture(scope="session")
-def comparison() -> Comparison:
-    """Of `answers` with worse ones."""
-    probs, labels = answers()
-    rng = np.random.default_rng(1)
-    worse = np.clip(probs + rng.normal(0, [0, 0, 0.4, 0, 0, 0.6, 0, 0], probs.shape), 0, 1)
-    return compare(probs, worse, labels, NAMES, num_resamples=100)

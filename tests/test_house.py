@@ -87,12 +87,6 @@ def test_only_the_command_line_prints(path):
     assert room_of(path) in ("cli", "__main__") or "print" not in calls(path)
 
 
-@pytest.mark.parametrize("path", modules(), ids=str)
-def test_no_pickle(path):
-    assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "shelve", "dill", "joblib"}
-    assert "torch.load" not in calls(path)
-
-
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["train", "--help"], ["eval", "--help"], ["viz-pe", "--help"]], ids=str
 )

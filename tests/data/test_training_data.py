@@ -1,6 +1,7 @@
 """Which images a run trains on, what it does to them and what it says of that: samples, sides, and what is refused."""
 
 import itertools
+import os
 import random
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.helpers import tiny_options, train_tiny
 from tests.helpers.in_process import call_vitpe
 from vitpe.config import DataConfig
 from vitpe.data.augmentation import Augmentation
+from vitpe.data.file_samples import FolderFiles
 from vitpe.data.label_table import tells_sides
 from vitpe.data.sources import open_samples
 from vitpe.errors import UsageError, VitpeError
@@ -202,3 +204,13 @@ def test_a_pipe_behind_an_image_ends_a_run_with_a_word(celeba, tmp_path):
     image.symlink_to("/dev/zero")
     with pytest.raises(VitpeError, match=rf"line \d+: male/{image.name} is no plain file"):
         train_tiny(tmp_path / "faces", tmp_path / "run", data__labels=str(labels))
+
+
+def test_an_image_that_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name, reason in (("pipe.jpg", "it is a pipe, not a file"), ("zero.jpg", "it is a device, not a file")):
+        with pytest.raises(VitpeError) as caught:
+            FolderFiles(tmp_path).read(name)
+        assert caught.value.message == f"cannot read {tmp_path / name}: {reason}"
+        assert caught.value.hint

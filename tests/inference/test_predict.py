@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import COLOURS, REPOSITORY, run_vitpe, train_tiny
+from tests.helpers import COLOURS, REPOSITORY, contents, run_vitpe, train_tiny
 from tests.helpers.in_process import call_vitpe, file_names, read_jsonl
 from vitpe.cli.console import PIPED_WIDTH
 from vitpe.data.images import decode
@@ -379,3 +380,21 @@ def test_expand_never_fails_on_a_name(tmp_path):
     for each in found:
         with pytest.raises(VitpeError):
             each.read()
+
+
+def test_crops_replace_crops_and_nothing_else(predicted, images, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(images / "000002.jpg", other / "000001.jpg")
+    crops = tmp_path / "crops"
+    for _ in range(2):
+        called = predicted(images / "000001.jpg", other / "000001.jpg", "--save-crops", crops)
+        assert called.code == 0, called.stderr
+    first, second = sorted(crops.iterdir())
+    assert first.read_bytes() != second.read_bytes()
+    Image.new("RGB", (9, 9)).save(first)
+    before = contents(crops)
+    called = predicted(images / "000001.jpg", "--save-crops", crops)
+    assert called.code == 2
+    assert f"{first} is there already, and vitpe did not write it" in called.stderr
+    assert contents(crops) == before

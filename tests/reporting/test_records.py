@@ -202,3 +202,14 @@ def test_an_unknown_column_is_named(scores):
     with pytest.raises(UsageError, match="no column 'recal' to sort by") as raised:
         eval_table(scores, SUBJECT, sort="recal")
     assert raised.value.hint == "did you mean recall?"
+
+
+def test_columns_of_a_csv_are_unique_and_cells_as_they_are():
+    names = ("file", "Smiling", "error", "attribute:error", "=1+1", "-x", "@y", "+z")
+    prediction = predict_record("=cmd.jpg", np.linspace(0.1, 0.9, 8), names, np.full(8, 0.5))
+    text = "".join(predictions_csv([prediction], names))
+    header, row = csv.reader(io.StringIO(text))
+    assert header[:3] == ["file", "present", "error"]
+    assert header[3:] == ["attribute:file", "Smiling", "attribute:attribute:error", "attribute:error", *names[4:]]
+    assert len(set(header)) == len(header)
+    assert row[0] == "=cmd.jpg"

@@ -372,10 +372,10 @@ def test_damaged_files_are_only_ever_refused(tmp_path: Path) -> None:
     for data, accepting in zip(bench.whole, ("load_checkpoint", "read_info", "load_state", "init"), strict=True):
         bench.path.write_bytes(data)
         bench.readers[accepting](bench.path)
-    cases = [*REGRESSIONS, *range(400)]
+    cases = [*REGRESSIONS, *range(150)]
     for case in cases:
         bench.run(case, tally)
     assert not tally.failures
     assert sum(tally.counts.values()) == len(cases) * len(bench.readers)
-    assert tally.counts["load_checkpoint: refused"] > 200
-    assert tally.counts["load_state: read"] > 5
+    assert tally.counts["load_checkpoint: refused"] > 100
+    assert tally.counts["load_state: read"] > 2

@@ -52,13 +52,13 @@ def stopped_run(celeba: Path, tmp_path: Path) -> RunFolder:
 
 def test_killed_at_any_moment_a_run_ends_the_same() -> None:
     """A little of `python -m tests.fuzz.torture`."""
-    done = run_python("-m", "tests.fuzz.torture", "--kills", "6", "--points", "6", timeout=300)
+    done = run_python("-m", "tests.fuzz.torture", "--kills", "4", "--points", "4", timeout=300)
     assert done.code == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)
     assert result["failures"] == []
-    assert result["counts"]["SIGKILL at a random time"] >= 6
-    assert result["counts"]["SIGKILL at a write point"] >= 6
-    assert result["counts"]["runs that ended equal to the uninterrupted one"] >= 7
+    assert result["counts"]["SIGKILL at a random time"] >= 4
+    assert result["counts"]["SIGKILL at a write point"] >= 4
+    assert result["counts"]["runs that ended equal to the uninterrupted one"] >= 5
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(celeba: Path, stopped_run: RunFolder, trained_run: Path) -> None:

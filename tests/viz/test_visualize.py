@@ -23,9 +23,11 @@ from tests.helpers.viz_history import (
 )
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.tensor_file import TensorFile
+from vitpe.viz.animation import png, write_animation
+from vitpe.viz.colours import make_palette
 from vitpe.viz.history import read_checkpoint
 from vitpe.viz.numbers import NUMBERS
-from vitpe.viz.options import VizOptions
+from vitpe.viz.options import Timing, VizOptions
 from vitpe.viz.visualize import visualize
 
 STILLS = ["pe_explained.png", "pe_final.png", "pe_norms.png"]
@@ -285,3 +287,19 @@ def test_sizes_that_no_picture_can_show_are_refused_unread(tmp_path):
         path = write_header(tmp_path / "a.safetensors", header, hole=size)
         with pytest.raises(VitpeError, match="can be drawn"):
             visualize([path], quick(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "mp4", "png-frames"])
+def test_every_animation_bears_the_mark(tmp_path, kind):
+    if kind == "mp4":
+        pytest.importorskip("imageio_ffmpeg")
+    palette = make_palette("viridis")
+    frames = np.zeros((3, 16, 16), dtype=np.uint8)
+    frames[1:, 4:] = 9
+    frames[2:, 8:] = 30
+    for _ in range(2):
+        path = write_animation(frames, palette, Timing(100, 100), kind, tmp_path / "a")
+    first = path / "0000.png" if path.is_dir() else path
+    first.write_bytes(png(palette.to_rgb(frames[0])).replace(b"Software", b"software"))
+    with pytest.raises(UsageError, match="vitpe did not write it"):
+        write_animation(frames, palette, Timing(100, 100), kind, tmp_path / "a")

@@ -1,24 +1,14 @@
 """What commands write where: nothing of the user's is replaced, and what cannot be written is known before the work."""
 
-import csv
-import io
 import shutil
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from tests.helpers import contents
 from tests.helpers.in_process import call_vitpe
-from vitpe.errors import UsageError, VitpeError
-from vitpe.inference.predictions import predict_record
+from vitpe.errors import VitpeError
 from vitpe.outputs import check_output, refuse_foreign
-from vitpe.reporting.records import predictions_csv
 from vitpe.runs.folder import RunFolder
-from vitpe.viz.animation import png, write_animation
-from vitpe.viz.colours import make_palette
-from vitpe.viz.options import Timing
 
 
 @pytest.fixture
@@ -93,48 +83,3 @@ def test_viz_pe_replaces_what_it_wrote(trained_run, tmp_path):
         assert called.code == 0, called.stderr
     for path in tmp_path.iterdir():
         refuse_foreign(path)
-
-
-@pytest.mark.parametrize("kind", ["gif", "webp", "mp4", "png-frames"])
-def test_every_animation_bears_the_mark(tmp_path, kind):
-    if kind == "mp4":
-        pytest.importorskip("imageio_ffmpeg")
-    palette = make_palette("viridis")
-    frames = np.zeros((3, 16, 16), dtype=np.uint8)
-    frames[1:, 4:] = 9
-    frames[2:, 8:] = 30
-    for _ in range(2):
-        path = write_animation(frames, palette, Timing(100, 100), kind, tmp_path / "a")
-    first = path / "0000.png" if path.is_dir() else path
-    first.write_bytes(png(palette.to_rgb(frames[0])).replace(b"Software", b"software"))
-    with pytest.raises(UsageError, match="vitpe did not write it"):
-        write_animation(frames, palette, Timing(100, 100), kind, tmp_path / "a")
-
-
-def test_crops_replace_crops_and_nothing_else(predicted, images, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    shutil.copy(images / "000002.jpg", other / "000001.jpg")
-    crops = tmp_path / "crops"
-    for _ in range(2):
-        called = predicted(images / "000001.jpg", other / "000001.jpg", "--save-crops", crops)
-        assert called.code == 0, called.stderr
-    first, second = sorted(crops.iterdir())
-    assert first.read_bytes() != second.read_bytes()
-    Image.new("RGB", (9, 9)).save(first)
-    before = contents(crops)
-    called = predicted(images / "000001.jpg", "--save-crops", crops)
-    assert called.code == 2
-    assert f"{first} is there already, and vitpe did not write it" in called.stderr
-    assert contents(crops) == before
-
-
-def test_columns_of_a_csv_are_unique_and_cells_as_they_are():
-    names = ("file", "Smiling", "error", "attribute:error", "=1+1", "-x", "@y", "+z")
-    prediction = predict_record("=cmd.jpg", torch.linspace(0.1, 0.9, 8).double().numpy(), names, np.full(8, 0.5))
-    text = "".join(predictions_csv([prediction], names))
-    header, row = csv.reader(io.StringIO(text))
-    assert header[:3] == ["file", "present", "error"]
-    assert header[3:] == ["attribute:file", "Smiling", "attribute:attribute:error", "attribute:error", *names[4:]]
-    assert len(set(header)) == len(header)
-    assert row[0] == "=cmd.jpg"
