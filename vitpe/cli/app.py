@@ -28,6 +28,7 @@ from vitpe.cli.options import (
     Store,
     check_init,
     choose_format,
+    configure,
     data_option,
     format_option,
     in_range,
@@ -35,16 +36,7 @@ from vitpe.cli.options import (
     recipe_default,
     version_option,
 )
-from vitpe.config import (
-    DEFAULT_PRESET,
-    DRAWN_FACES,
-    NUM_DRAWN_TRAIN,
-    NUM_DRAWN_VALID,
-    RunConfig,
-    TrainConfig,
-    parse_settings,
-    with_values,
-)
+from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.inference.inputs import Asked
@@ -116,8 +108,7 @@ def train(
 
     from vitpe.cli.console import TrainReporter, show_note, show_summary
     from vitpe.device import select_device
-    from vitpe.runs.folder import RunFolder
-    from vitpe.training.train import check_resumable, train
+    from vitpe.training.train import train
     from vitpe.training.workers import joined
 
     given = {
@@ -132,15 +123,7 @@ def train(
         "train.seed": seed,
         "train.keep": keep,
     }
-    given = {key: value for key, value in given.items() if value is not None} | parse_settings(settings or [])
-    if resume:
-        stored = RunFolder(run).read_config()
-        config = with_values(stored, given)
-        check_resumable(stored, config)
-        if preset_name not in (None, stored.preset):
-            raise UsageError(f"the run in {run} has preset {stored.preset}", "resume without --preset")
-    else:
-        config = with_values(RunConfig.from_preset(preset_name or DEFAULT_PRESET), given)
+    config = configure(given, settings or [], preset_name, resume=run if resume else None)
     command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
     with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
         result = train(

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from vitpe import __version__
 from vitpe.cli.memory import enough_memory
-from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, TrainConfig
+from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, RunConfig, TrainConfig, parse_settings, with_values
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.text import brief
@@ -199,3 +199,20 @@ def check_init(init: Path | None, grid: str | None, resume: bool) -> tuple[int, 
         with open_tensors(weights_file(init)):
             pass
     return size
+
+
+def configure(
+    options: Mapping[str, Any], settings: list[str], preset: str | None, resume: Path | None = None
+) -> RunConfig:
+    """The configuration that `vitpe train` is asked for: `options` by key, None where not given, then --set, on the
+    preset's values, or on those of the run in the folder `resume`. UsageError for what does not fit.
+    """
+    from vitpe.runs.folder import RunFolder
+
+    given = {key: value for key, value in options.items() if value is not None} | parse_settings(settings)
+    if resume is None:
+        return with_values(RunConfig.from_preset(preset or DEFAULT_PRESET), given)
+    stored = RunFolder(resume).read_config()
+    if preset not in (None, stored.preset):
+        raise UsageError(f"the run in {resume} has preset {stored.preset}", "resume without --preset")
+    return with_values(stored, given)
