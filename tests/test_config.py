@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitpe.__main__ import main
 from vitpe.config import (
     PRESETS,
     DataConfig,
@@ -175,32 +174,3 @@ def test_presets_are_named_and_an_unknown_one_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown preset 'huge'") as caught:
         RunConfig.from_preset("huge")
     assert all(name in caught.value.hint for name in PRESETS)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--set", "train.batch_size"], "--set 'train.batch_size' has no '='"),
-        (["--set", "train.batch=8"], "unknown key 'train.batch'"),
-        (["--set", "train.batch_size=eight"], 'batch_size is "eight"'),
-        (["--set", "model.img_size=[1,2"], 'img_size is "[1,2"'),
-        (["--preset", "huge"], "unknown preset 'huge'"),
-        (["--batch-size", "0"], "batch_size is 0"),
-        (["--steps", "many"], "--steps 'many'"),
-        (["--learning-rate", "1"], "No such option"),
-    ],
-)
-def test_wrong_options_are_usage_errors(
-    arguments: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["vitpe", "train", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    out, err = capsys.readouterr()
-    lines = err.splitlines()
-    assert out == ""
-    assert len(lines) == 2
-    assert lines[0].startswith("error: ")
-    assert complaint in lines[0]
-    assert lines[1].startswith("hint: ")
