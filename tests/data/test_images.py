@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.fuzz import images as fuzz_images
+from tests.helpers import encode
 from vitpe.data import images
 from vitpe.data.images import MAX_BYTES, ImageError, center_crop, check_num_bytes, crop_and_resize, decode
 
@@ -22,12 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 RNG = np.random.default_rng(0)
 SMOOTH = Image.fromarray(RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)).resize((40, 56), Image.Resampling.BICUBIC)
 ALPHA = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (56, 1))
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def with_alpha(image: Image.Image) -> Image.Image:

@@ -1,12 +1,12 @@
 """JPEGs that lost a part: what a decoder fills with grey is refused, and what is merely grey is not."""
 
-import io
 import random
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import encode
 from vitpe.data import jpeg
 from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import FolderFiles
@@ -25,12 +25,6 @@ def on(colour: tuple[int, int, int]) -> Image.Image:
     image = Image.new("RGB", (300, 400), colour)
     image.paste(PHOTO.resize((80, 60)), (40, 20))
     return image
-
-
-def encode(image: Image.Image, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **options)
-    return file.getvalue()
 
 
 EXIF = Image.Exif()

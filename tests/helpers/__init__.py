@@ -1,6 +1,7 @@
 """What several tests share: a tiny dataset, a tiny configuration, and the command line as a user sees it."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -72,6 +73,13 @@ def write_celeba(folder: Path, num_train: int = 24, num_valid: int = 8, num_test
     (folder / "list_attr_celeba.txt").write_text("\n".join(header + rows) + "\n")
     (folder / "list_eval_partition.txt").write_text("\n".join(partition) + "\n")
     return folder
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """The image as a file's bytes."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
 
 def tiny_config(data: Path | str, **values: Any) -> RunConfig:
