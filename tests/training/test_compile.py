@@ -16,7 +16,8 @@ from vitpe.celeba import MEAN, STD
 from vitpe.config import TrainConfig
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import read_tensors
-from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile
+from vitpe.training.compile import CompiledOrNot, choose_compile
+from vitpe.training.forward import TrainForward
 
 
 class Failing(torch.autograd.Function):

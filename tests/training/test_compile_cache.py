@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
-from vitpe.training.compile_cache import INDUCTOR, TRITON, use_private_cache
+from vitpe.training.compile import INDUCTOR, TRITON, use_private_cache
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,8 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.training import optimizer as optimizer_module
-from vitpe.training.forward import CompiledOrNot, TrainForward
+from vitpe.training.compile import CompiledOrNot
+from vitpe.training.forward import TrainForward
 from vitpe.training.loop import Plan, RunContext, Trainer
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.optimizer import ExponentialMovingAverage

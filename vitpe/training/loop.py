@@ -37,8 +37,8 @@ from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo, read_info
 from vitpe.runs.state import Machine, RunProgress, TrainState, save_state
 from vitpe.training.background import Interrupted, StopRequest, Writer
-from vitpe.training.compile_cache import use_private_cache
-from vitpe.training.forward import CompiledOrNot, TrainForward, choose_compile, choose_precision
+from vitpe.training.compile import CompiledOrNot, choose_compile, use_private_cache
+from vitpe.training.forward import TrainForward, choose_precision
 from vitpe.training.heartbeat import STEP
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
