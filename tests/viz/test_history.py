@@ -20,7 +20,7 @@ from tests.helpers.viz_history import (
     write_safetensors,
 )
 from vitpe.errors import UsageError, VitpeError
-from vitpe.model.grid import parse_grid
+from vitpe.model.facts import parse_grid
 from vitpe.viz.face import face_geometry
 from vitpe.viz.history import evenly, last_scored, load_history, read_checkpoint
 

@@ -188,7 +188,7 @@ def check_init(init: Path | None, grid: str | None, resume: bool) -> tuple[int, 
     """--init-grid as (rows, columns). Raises VitpeError, before anything is imported or decoded, where --init cannot be
     read; a run that is resumed does not read it.
     """
-    from vitpe.model.grid import parse_grid
+    from vitpe.model.facts import parse_grid
     from vitpe.runs.find import weights_file
     from vitpe.runs.tensor_file import open_tensors
 

@@ -17,8 +17,7 @@ from torch.nn.functional import interpolate
 
 from vitpe.config import PRESETS, ModelConfig
 from vitpe.errors import VitpeError
-from vitpe.model.facts import ModelFacts
-from vitpe.model.grid import Grid, split_rows, tokens_before_patches
+from vitpe.model.facts import Grid, ModelFacts, split_rows, tokens_before_patches
 from vitpe.model.vit import VisionTransformer
 
 Origin = Literal["timm", "torchvision", "huggingface"]

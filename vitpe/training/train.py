@@ -20,7 +20,7 @@ from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
 from vitpe.fields import changed_fields
 from vitpe.model.convert import convert_state_dict
-from vitpe.model.grid import Grid
+from vitpe.model.facts import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.runs.checkpoint import check_finite, load_foreign
 from vitpe.runs.folder import RunFolder, RunIdentity

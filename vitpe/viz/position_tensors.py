@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.errors import VitpeError
-from vitpe.model.grid import Grid, PatchRows, split_rows, tokens_before_patches
+from vitpe.model.facts import Grid, PatchRows, split_rows, tokens_before_patches
 from vitpe.runs.metadata import facts_beside
 from vitpe.runs.tensor_file import BYTES_PER_VALUE, TensorFile
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vitpe.files import write_atomic
-from vitpe.model.grid import parse_grid
+from vitpe.model.facts import parse_grid
 from vitpe.outputs import check_folder, refuse_foreign
 from vitpe.viz.animation import make_folder, png, write_animation
 from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, colour_range, make_palette
