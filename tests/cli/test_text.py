@@ -13,7 +13,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from tests.helpers.answers import SUBJECT
+from tests.helpers.answers import INFO
 from vitpe.cli.console import Counters, TrainReporter, show_error, show_note, show_summary, show_table, write_result
 from vitpe.errors import VitpeError
 from vitpe.inference.predictions import Prediction
@@ -88,7 +88,7 @@ def test_a_name_is_shown_as_it_is_and_does_nothing(show):
 
 def test_tables_of_scores_keep_their_columns_whatever_the_names(scores):
     hostile = replace(scores, attributes=(f"\x1b[2J\u202e{scores.attributes[0]}", *scores.attributes[1:]))
-    subject = replace(SUBJECT, checkpoint=HOSTILE, thresholds=HOSTILE)
+    subject = replace(INFO, checkpoint=HOSTILE, thresholds=HOSTILE)
     with terminal() as end:
         show_table(eval_table(hostile, subject))
     sent = end.sent()
@@ -126,5 +126,5 @@ def test_pictures_show_names_as_they_are():
     pictures = []
     for names in (("$\\frac{1$", HOSTILE[12:]), ("$\\frac{1$", SHOWN[12:])):
         scored = score(probs, labels, names, num_resamples=0)
-        pictures.append(report_png(probs, labels, scored, replace(SUBJECT, checkpoint=names[1], thresholds="$x_")))
+        pictures.append(report_png(probs, labels, scored, replace(INFO, checkpoint=names[1], thresholds="$x_")))
     assert pictures[0] == pictures[1]

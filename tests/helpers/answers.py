@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vitpe.inference.predictions import Prediction, Subject, predict_record
+from vitpe.inference.predictions import EvalInfo, Prediction
 
 NAMES = ("Bald", "Eyeglasses", "Male", "Mouth_Slightly_Open", "Oval_Face", "Smiling", "Young", "Zebra")
-SUBJECT = Subject("runs/best.safetensors", "valid", "drawn_faces", 1200)
+INFO = EvalInfo("runs/best.safetensors", "valid", "drawn_faces", 1200)
 
 
 def answers(seed: int = 0, num_images: int = 300):
@@ -20,4 +20,4 @@ def answers(seed: int = 0, num_images: int = 300):
 
 def face(**options) -> Prediction:
     probs = np.array([0.0312345678, 0.97, 0.5, 0.6])
-    return predict_record("face.jpg", probs, ["Bald", "Smiling", "Male", "Young"], np.full(4, 0.5), **options)
+    return Prediction.from_probs("face.jpg", probs, ["Bald", "Smiling", "Male", "Young"], np.full(4, 0.5), **options)

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 class Heard:
-    """A Listener (see scoring.run) that remembers."""
+    """An EvalReporter that remembers."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.helpers.in_process import Called, call_vitpe, file_names, read_jsonl
 from vitpe.data.image_files import formats, suffixes
 from vitpe.errors import UsageError, VitpeError
-from vitpe.inference.inputs import Asked, Input, names_from
+from vitpe.inference.inputs import Input, PredictInputs, names_from
 
 
 def test_folders_globs_and_files_in_the_order_given(predicted, images, tmp_path):
@@ -258,8 +258,8 @@ def test_nothing_to_predict_is_nothing(predicted):
 
 def test_asking_for_nothing_or_for_two_things():
     with pytest.raises(UsageError):
-        Asked([])
+        PredictInputs([])
     with pytest.raises(UsageError):
-        Asked(["x"], stdin_image=True)
+        PredictInputs(["x"], stdin_image=True)
     with pytest.raises(UsageError):
-        Asked(["x"], null=True)
+        PredictInputs(["x"], null=True)

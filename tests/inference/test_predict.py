@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 class Quiet:
-    """A Listener (see scoring.run) that hears nothing."""
+    """An EvalReporter that hears nothing."""
 
     def start(self, description: str, total: int):
         return lambda count: None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.answers import NAMES, SUBJECT, answers, face
+from tests.helpers.answers import INFO, NAMES, answers, face
 from vitpe.errors import UsageError
-from vitpe.inference.predictions import Prediction, Subject, predict_record, select_attributes
+from vitpe.inference.predictions import EvalInfo, Prediction, select_attributes
 from vitpe.metrics.scores import METRICS, score
 from vitpe.reporting.metric_formats import sort_order
 from vitpe.reporting.records import (
@@ -35,7 +35,7 @@ def strict_json(text):
 
 
 def test_eval_json_has_every_score(scores):
-    document = strict_json(eval_json(scores, SUBJECT))
+    document = strict_json(eval_json(scores, INFO))
     assert list(document) == [
         *("schema", "checkpoint", "split", "data_source", "step", "thresholds", "calibration"),
         *("num_images", "num_attributes", "bootstrap", "mean", "attributes"),
@@ -61,14 +61,14 @@ def test_eval_json_has_every_score(scores):
 
 
 def test_eval_json_on_one_line(scores):
-    text = eval_json(scores, SUBJECT, indent=None)
+    text = eval_json(scores, INFO, indent=None)
     assert text.count("\n") == 1
-    assert json.loads(text) == json.loads(eval_json(scores, SUBJECT))
+    assert json.loads(text) == json.loads(eval_json(scores, INFO))
 
 
 def test_no_bootstrap_is_null():
     plain = score(*answers(), NAMES, num_resamples=0)
-    document = strict_json(eval_json(plain, SUBJECT))
+    document = strict_json(eval_json(plain, INFO))
     assert document["bootstrap"] is None
     assert document["mean"]["f1"]["low"] is None
 
@@ -90,7 +90,7 @@ def test_eval_csv_reads_back_exactly(scores):
 
 
 def test_compare_json_and_csv_agree(comparison):
-    document = strict_json(compare_json(comparison, SUBJECT, Subject("b.safetensors", "valid", "drawn_faces")))
+    document = strict_json(compare_json(comparison, INFO, EvalInfo("b.safetensors", "valid", "drawn_faces")))
     assert document["schema"] == 1
     assert document["second"]["checkpoint"] == "b.safetensors"
     smiling = document["attributes"][5]
@@ -132,7 +132,7 @@ def test_top_lists_the_most_probable_first():
 
 
 def test_present_follows_each_attributes_threshold():
-    record = predict_record("f", np.array([0.3, 0.9]), ["A", "B"], np.array([0.3, 0.95]))
+    record = Prediction.from_probs("f", np.array([0.3, 0.9]), ["A", "B"], np.array([0.3, 0.95]))
     assert record.present == ("A",)
 
 
@@ -200,7 +200,7 @@ def test_sort_order_puts_the_best_first_and_the_undefined_last(scores):
 
 def test_an_unknown_column_is_named(scores):
     with pytest.raises(UsageError, match="no column 'recal' to sort by") as raised:
-        eval_table(scores, SUBJECT, sort="recal")
+        eval_table(scores, INFO, sort="recal")
     assert raised.value.hint == "did you mean recall?"
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from rich.cells import cell_len
 from rich.console import Console
 
-from tests.helpers.answers import NAMES, SUBJECT, answers, face
+from tests.helpers.answers import INFO, NAMES, answers, face
 from vitpe.errors import UsageError
-from vitpe.inference.predictions import Prediction, Subject, predict_record
+from vitpe.inference.predictions import EvalInfo, Prediction
 from vitpe.metrics.comparison import compare
 from vitpe.metrics.scores import score
 from vitpe.reporting.predict_table import predict_summary, predict_table
@@ -70,7 +70,7 @@ def test_signed_bars_grow_from_zero(value, width):
 
 @pytest.mark.parametrize("width", [30, 44, 60, 80, 100, 120, 160, 250])
 def test_tables_fit_their_width(scores, comparison, width):
-    for table in (eval_table(scores, SUBJECT, "f1"), compare_table(comparison, SUBJECT, SUBJECT)):
+    for table in (eval_table(scores, INFO, "f1"), compare_table(comparison, INFO, INFO)):
         lines = shown(table, width)
         assert max(map(cell_len, lines)) <= width
         if width >= 44:
@@ -78,19 +78,19 @@ def test_tables_fit_their_width(scores, comparison, width):
 
 
 def test_eval_table_shows_more_where_there_is_room(scores):
-    narrow, wide = shown(eval_table(scores, SUBJECT), 80), shown(eval_table(scores, SUBJECT), 120)
+    narrow, wide = shown(eval_table(scores, INFO), 80), shown(eval_table(scores, INFO), 120)
     assert row(narrow, "attribute") == ["attribute", "prev", "acc", "major", "lift", "F1", "AP", "AUC"]
     assert row(wide, "attribute") == [
         *("attribute", "prev", "acc", "major", "lift", "bal", "prec", "rec", "F1", "AP", "AUC", "Brier", "ECE")
     ]
-    assert row(shown(eval_table(scores, SUBJECT), 44), "attribute") == ["attribute", "acc", "major", "lift"]
-    assert "ECE" in row(shown(eval_table(scores, SUBJECT, "ece"), 80), "attribute")
+    assert row(shown(eval_table(scores, INFO), 44), "attribute") == ["attribute", "acc", "major", "lift"]
+    assert "ECE" in row(shown(eval_table(scores, INFO, "ece"), 80), "attribute")
     tuned = score(*answers(), NAMES, np.linspace(0.2, 0.6, 8), num_resamples=0)
-    assert row(shown(eval_table(tuned, SUBJECT), 120), "attribute")[1] == "thr"
+    assert row(shown(eval_table(tuned, INFO), 120), "attribute")[1] == "thr"
 
 
 def test_eval_table_says_what_the_scores_say(scores):
-    lines = shown(eval_table(scores, SUBJECT), 80)
+    lines = shown(eval_table(scores, INFO), 80)
     cells = [cell for cell in row(lines, "Male") if not set(cell) <= set("▏▎▍▌▋▊▉█")]
     metrics = ["prevalence", "accuracy", "majority_accuracy", "lift", "f1", "average_precision", "roc_auc"]
     expected = [f"{100 * scores[metric][2]:{'+' if metric == 'lift' else ''}.1f}" for metric in metrics]
@@ -103,17 +103,17 @@ def test_eval_table_says_what_the_scores_say(scores):
 
 
 def test_undefined_is_a_dash_and_is_counted(scores):
-    lines = shown(eval_table(scores, SUBJECT), 80)
+    lines = shown(eval_table(scores, INFO), 80)
     assert row(lines, "Zebra")[-2:] == ["–", "–"]
-    assert any("ROC AUC of 1 attribute (Zebra): undefined" in line for line in shown(eval_table(scores, SUBJECT), 200))
+    assert any("ROC AUC of 1 attribute (Zebra): undefined" in line for line in shown(eval_table(scores, INFO), 200))
 
 
 def test_the_weakest_are_named_and_coloured(scores):
     weak = weakest(scores, "roc_auc")
     assert weak == [int(np.nanargmin(scores["roc_auc"]))] == [4]
-    assert any(line.startswith("weakest by AUC  Oval_Face") for line in shown(eval_table(scores, SUBJECT), 80))
+    assert any(line.startswith("weakest by AUC  Oval_Face") for line in shown(eval_table(scores, INFO), 80))
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", legacy_windows=False)
-    console.print(eval_table(scores, SUBJECT))
+    console.print(eval_table(scores, INFO))
     coloured = console.file.getvalue()
     assert "\x1b[1;31mOval_Face" in coloured
     assert "\x1b[1;31mSmiling" not in coloured
@@ -121,7 +121,7 @@ def test_the_weakest_are_named_and_coloured(scores):
 
 def test_a_loss_is_drawn_to_the_left(scores):
     assert scores["lift"][4] < -0.01
-    lines = shown(eval_table(scores, SUBJECT), 120)
+    lines = shown(eval_table(scores, INFO), 120)
     (loss,) = [line for line in lines if line.startswith("Oval_Face")]
     (gain,) = [line for line in lines if line.startswith("Smiling")]
     block = next(at for at, letter in enumerate(loss) if letter in "▕▐█")
@@ -132,9 +132,9 @@ def test_names_are_never_markup():
     names = ("[red]x[/red]", "[/]", "$a$", "日本語の属性", "n" * 60)
     probs, labels = answers()
     scores = score(probs[:, :5], labels[:, :5], names, num_resamples=0)
-    subject = Subject("[bold]runs[/].safetensors", "valid", "labelled_csv")
+    info = EvalInfo("[bold]runs[/].safetensors", "valid", "labelled_csv")
     other = compare(probs[:, :5], probs[:, :5], labels[:, :5], names, num_resamples=5)
-    for table in (eval_table(scores, subject), compare_table(other, subject, subject)):
+    for table in (eval_table(scores, info), compare_table(other, info, info)):
         text = "\n".join(shown(table, 100))
         for name in (*names[:4], "n" * 27 + "…", "[bold]runs[/].safetensors"):
             assert name in text
@@ -143,14 +143,14 @@ def test_names_are_never_markup():
 
 def test_one_attribute_and_one_image_are_enough():
     scores = score([[0.7]], [[1]], ["a"], num_resamples=10)
-    assert row(shown(eval_table(scores, SUBJECT), 80), "a")[:5] == ["a", "100.0", "100.0", "100.0", "0.0"]
-    assert "1 image " in "\n".join(shown(eval_table(scores, SUBJECT), 80))
+    assert row(shown(eval_table(scores, INFO), 80), "a")[:5] == ["a", "100.0", "100.0", "100.0", "0.0"]
+    assert "1 image " in "\n".join(shown(eval_table(scores, INFO), 80))
 
 
 def test_ascii_terminals_get_ascii(scores, comparison):
     for renderable in (
-        eval_table(scores, SUBJECT, "lift"),
-        compare_table(comparison, SUBJECT, SUBJECT),
+        eval_table(scores, INFO, "lift"),
+        compare_table(comparison, INFO, INFO),
         predict_table(face()),
         predict_summary(face()),
     ):
@@ -158,7 +158,7 @@ def test_ascii_terminals_get_ascii(scores, comparison):
 
 
 def test_compare_table_marks_only_what_exceeds_its_interval(comparison):
-    lines = shown(compare_table(comparison, SUBJECT, Subject("b", "valid", "drawn_faces")), 80)
+    lines = shown(compare_table(comparison, INFO, EvalInfo("b", "valid", "drawn_faces")), 80)
     exceeds = comparison.per_attribute["accuracy"].exceeds
     assert exceeds[[2, 5]].all()
     assert not exceeds[0]
@@ -171,7 +171,7 @@ def test_compare_table_marks_only_what_exceeds_its_interval(comparison):
 
 
 def test_compare_table_knows_that_less_brier_is_better(comparison):
-    lines = shown(compare_table(comparison, SUBJECT, SUBJECT, metric="brier"), 80)
+    lines = shown(compare_table(comparison, INFO, INFO, metric="brier"), 80)
     assert comparison.per_attribute["brier"].value[5] > 0
     assert "▼" in row(lines, "Smiling")
     assert [line.split()[-2:] for line in lines if line.startswith("Brier score")][-1] == ["▼", "worse"]
@@ -179,23 +179,23 @@ def test_compare_table_knows_that_less_brier_is_better(comparison):
 
 def test_compare_table_says_what_is_the_same():
     probs, labels = np.array([[0.9, 0.2], [0.3, 0.8], [0.6, 0.4]]), np.array([[1, 0], [0, 1], [0, 1]])
-    lines = shown(compare_table(compare(probs, probs, labels, ["a", "b"], num_resamples=9), SUBJECT, SUBJECT), 80)
+    lines = shown(compare_table(compare(probs, probs, labels, ["a", "b"], num_resamples=9), INFO, INFO), 80)
     assert [line.split()[-2:] for line in lines if line.startswith("ROC AUC")][-1] == ["the", "same"]
 
 
 def test_compare_table_sorts_by_difference(comparison):
-    lines = shown(compare_table(comparison, SUBJECT, SUBJECT, sort="difference"), 80)
-    turned = shown(compare_table(comparison, SUBJECT, SUBJECT, sort="-difference"), 80)
+    lines = shown(compare_table(comparison, INFO, INFO, sort="difference"), 80)
+    turned = shown(compare_table(comparison, INFO, INFO, sort="-difference"), 80)
     assert [line.split()[0] for line in lines if line.startswith(NAMES)][-1] == "Smiling"
     assert next(line.split()[0] for line in turned if line.startswith(NAMES)) == "Smiling"
     with pytest.raises(UsageError, match="no column 'nothing'"):
-        compare_table(comparison, SUBJECT, SUBJECT, metric="nothing")
+        compare_table(comparison, INFO, INFO, metric="nothing")
 
 
 def celeba_like(top=None):
     rng = np.random.default_rng(3)
     names = [f"Attribute_{number:02}" for number in range(40)]
-    return predict_record("photos/face.jpg", rng.random(40) ** 3, names, np.full(40, 0.4), top=top)
+    return Prediction.from_probs("photos/face.jpg", rng.random(40) ** 3, names, np.full(40, 0.4), top=top)
 
 
 def test_predict_table_shows_present_ones_first_and_fits_a_small_terminal():
@@ -216,7 +216,7 @@ def test_predict_tables_fit_their_width(width):
 
 
 def test_a_threshold_below_a_half_still_puts_present_first():
-    prediction = predict_record("f", np.array([0.6, 0.3]), ["Absent", "Present"], np.array([0.7, 0.2]))
+    prediction = Prediction.from_probs("f", np.array([0.6, 0.3]), ["Absent", "Present"], np.array([0.7, 0.2]))
     lines = shown(predict_table(prediction), 80)
     assert [line.split()[0] for line in lines[1:]] == ["Present", "Absent"]
 
@@ -248,8 +248,8 @@ def test_an_unreadable_file_shows_its_error():
 
 def test_report_is_a_png_with_a_bar_for_each_attribute(scores):
     probs, labels = answers()
-    data = report_png(probs, labels, scores, SUBJECT)
-    assert data == report_png(probs, labels, scores, SUBJECT)
+    data = report_png(probs, labels, scores, INFO)
+    assert data == report_png(probs, labels, scores, INFO)
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     assert picture.width == 1680
     pixels = np.asarray(picture).astype(int)
@@ -266,5 +266,5 @@ def test_report_takes_names_that_look_like_formulas_and_no_intervals():
     probs, labels = answers()
     names = ["$x_1", "a" * 80, "\\frac{1}"]
     plain = score(probs[:, :3], labels[:, :3], names, num_resamples=0)
-    subject = Subject("run$1/best.safetensors", "valid", "labelled_csv", calibration="platt on valid")
-    assert report_png(probs[:, :3], labels[:, :3], plain, subject).startswith(b"\x89PNG")
+    info = EvalInfo("run$1/best.safetensors", "valid", "labelled_csv", calibration="platt on valid")
+    assert report_png(probs[:, :3], labels[:, :3], plain, info).startswith(b"\x89PNG")

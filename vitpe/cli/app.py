@@ -39,7 +39,7 @@ from vitpe.cli.options import (
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
-from vitpe.inference.inputs import Asked
+from vitpe.inference.inputs import PredictInputs
 from vitpe.training.launch import read_launch
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
@@ -204,14 +204,14 @@ def evaluate(
         check_output(report, ".png", "--report")
     options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
     with console.Counters() as counters:
-        answers = run.evaluate(paths, options, select_device(device), counters)
-    first, last = answers[0].subject(), answers[-1].subject()
+        results = run.evaluate(paths, options, select_device(device), counters)
+    first, last = results[0].describe(), results[-1].describe()
     if compare:
-        comparison = run.compare_answers(*answers)
+        comparison = run.compare_results(*results)
         table = tables.compare_table(comparison, first, last, sort=sort)
         text = records.compare_csv(comparison) if kind == "csv" else records.compare_json(comparison, first, last)
     else:
-        scores = answers[0].scores()
+        scores = results[0].scores()
         table = tables.eval_table(scores, first, sort)
         text = records.eval_csv(scores, sort) if kind == "csv" else records.eval_json(scores, first, sort)
     if kind == "table":
@@ -221,7 +221,7 @@ def evaluate(
     if report is not None:
         from vitpe.reporting.report import report_png
 
-        write_atomic(report, report_png(answers[0].probs(), answers[0].labels, scores, first))
+        write_atomic(report, report_png(results[0].probs(), results[0].labels, scores, first))
 
 
 @app.command(
@@ -260,7 +260,7 @@ def predict(
     kind = choose_format(output, ("table", "jsonl", "json", "csv"))
     in_range("--top", top, Bounds(1, 100_000))
     in_range("--threshold", threshold, Bounds(0, 1))
-    asked = Asked(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
+    inputs = PredictInputs(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
 
     from vitpe.cli import console
     from vitpe.data.images import Remarks
@@ -276,20 +276,20 @@ def predict(
     if predictor.info.data_source == DRAWN_FACES:
         console.show_note("this model was trained on drawn faces: do not trust it on photos")
     aligner = FaceAligner(console.show_note) if align else None
-    failures, remarks = predict.Failures(), Remarks()
-    found = predict.predict_files(predictor, asked, aligner, save_crops, streaming=asked.is_stream, remarks=remarks)
+    read_errors, remarks = predict.ReadErrors(), Remarks()
+    found = predict.predict_files(predictor, inputs, aligner, save_crops, streaming=inputs.is_stream, remarks=remarks)
     with closing(found):
-        predictions = failures.watch(found)
+        predictions = read_errors.watch(found)
         if kind == "table":
             for prediction in predictions:
-                show = predict_table if asked.is_one_image else predict_summary
+                show = predict_table if inputs.is_one_image else predict_summary
                 console.show_table(show(prediction))
         else:
             for text in records.prediction_lines(kind, predictions, predictor.attributes):
                 console.write_result(text)
-    for note in filter(None, (*remarks.lines(), asked.note())):
+    for note in filter(None, (*remarks.lines(), inputs.note())):
         console.show_note(note)
-    failures.check()
+    read_errors.check()
 
 
 @app.command(

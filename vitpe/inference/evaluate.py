@@ -17,7 +17,7 @@ from vitpe.data.samples import Samples
 from vitpe.data.sources import open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.errors import UsageError, VitpeError
-from vitpe.inference.predictions import Subject
+from vitpe.inference.predictions import EvalInfo
 from vitpe.inference.trained_on import check_same_data, data_of, run_of
 from vitpe.metrics.comparison import Comparison, compare
 from vitpe.metrics.scores import Scores, score
@@ -43,7 +43,7 @@ FIT_SPLIT: Final = "valid"
 _BATCH_SIZE: Final = 64
 
 
-class Listener(Protocol):
+class EvalReporter(Protocol):
     """Who is told how it goes."""
 
     def start(self, description: str, total: int) -> Callable[[int], None]:
@@ -103,7 +103,7 @@ class EvalOptions:
 
 
 @dataclass(frozen=True)
-class Answers:
+class EvalResult:
     """A checkpoint's logits (n, A) on a split, with the labels (n, A), for those of its attributes that have labels.
 
     columns: (A,) which of the checkpoint's attributes those are. source, notes: of the images, as their reader says.
@@ -145,13 +145,13 @@ class Answers:
         """At `thresholds`."""
         return score(self.probs(), self.labels, self.attributes, self.thresholds())
 
-    def subject(self) -> Subject:
+    def describe(self) -> EvalInfo:
         """What was scored, in words."""
         info = self.info
         thresholds = thresholds_in_words(info)
         if self.threshold is not None or self.tuned_here():
             thresholds = f"{self.thresholds()[0]:g}"
-        return Subject(str(self.path), self.split, self.source, info.step, thresholds, calibration_in_words(info))
+        return EvalInfo(str(self.path), self.split, self.source, info.step, thresholds, calibration_in_words(info))
 
 
 def thresholds_in_words(info: CheckpointInfo) -> str:
@@ -167,7 +167,7 @@ def calibration_in_words(info: CheckpointInfo) -> str | None:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedCheckpoint:
     """A checkpoint as it was when it was read. stamp: tells its file from one that took its place later."""
 
     path: Path
@@ -176,10 +176,10 @@ class Loaded:
     stamp: tuple[int, ...]
 
     @staticmethod
-    def of(path: Path) -> "Loaded":
+    def of(path: Path) -> "LoadedCheckpoint":
         """Read it; VitpeError when that cannot be done."""
         stamp = _stamp(path)  # before, so that what comes later is noticed
-        return Loaded(path, *load_checkpoint(path), stamp)
+        return LoadedCheckpoint(path, *load_checkpoint(path), stamp)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -191,8 +191,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def evaluate(
-    checkpoints: Sequence[Path], options: EvalOptions, device: torch.device, listener: Listener
-) -> list[Answers]:
+    checkpoints: Sequence[Path], options: EvalOptions, device: torch.device, reporter: EvalReporter
+) -> list[EvalResult]:
     """Each checkpoint's answers on the same images; first, what is to be fitted is fitted into its file.
 
     Raises VitpeError for checkpoints or data that cannot be read and when these share no attribute, UsageError when
@@ -203,7 +203,7 @@ def evaluate(
     if options.data is not None:
         data = DataConfig(data=options.data, labels=None if options.labels is None else str(options.labels))
     else:
-        found = [data_of(path, info, listener.note) for path, info in zip(paths, infos, strict=True)]
+        found = [data_of(path, info, reporter.note) for path, info in zip(paths, infos, strict=True)]
         data = found[0]
         if data != found[-1]:
             raise UsageError(
@@ -215,27 +215,27 @@ def evaluate(
             with _held(path):
                 pass  # to say at once what would be said after minutes
     if options.split == "test":
-        listener.note("test is for the final report: choose models on valid")
+        reporter.note("test is for the final report: choose models on valid")
     opened = cache(partial(open_samples, data))
     answers = []
     for path in paths:
-        loaded = Loaded.of(path)
+        loaded = LoadedCheckpoint.of(path)
         size = loaded.info.model.img_size
         if options.data is None:
             check_same_data(path, data, partial(opened, FIT_SPLIT, size))
         if options.fits:
-            loaded = fit(loaded, answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, listener), options)
+            loaded = fit(loaded, answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, reporter), options)
             info = loaded.info
             thresholds, calibration = thresholds_in_words(info), calibration_in_words(info) or "none"
-            listener.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")
+            reporter.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")
         given = answer(loaded, options.split, opened(options.split, size), device, listener)
         answers.append(replace(given, threshold=options.threshold))
     for line in dict.fromkeys(note for given in answers for note in _notes(given)):
-        listener.note(line)
+        reporter.note(line)
     return answers
 
 
-def _notes(given: Answers) -> Iterator[str]:
+def _notes(given: EvalResult) -> Iterator[str]:
     info, path = given.info, given.path
     yield from given.notes
     if info.data_source == DRAWN_FACES and given.source == DRAWN_FACES:
@@ -266,7 +266,9 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
-def answer(loaded: Loaded, split: str, samples: Samples, device: torch.device, listener: Listener) -> Answers:
+def answer(
+    loaded: LoadedCheckpoint, split: str, samples: Samples, device: torch.device, reporter: EvalReporter
+) -> EvalResult:
     """Run the model on the samples, which are of `split`; VitpeError when they have no attribute in common."""
     model, info = loaded.model, loaded.info
     columns = tuple(i for i, name in enumerate(info.attributes) if name in samples.attributes)
@@ -276,11 +278,11 @@ def answer(loaded: Loaded, split: str, samples: Samples, device: torch.device, l
             "at least one attribute must have the same name in both",
         )
     batches = Batches(ImageStore(samples, device, "disk"), info.model.img_size, _BATCH_SIZE)
-    on_progress = listener.start(f"scoring {split}", len(samples.names))
+    on_progress = reporter.start(f"scoring {split}", len(samples.names))
     classifier = PixelClassifier(model.to(device), info.mean, info.std)
     logits, truth = classify_split(classifier, batches.once(), on_progress)
     labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
-    return Answers(
+    return EvalResult(
         loaded.path,
         info,
         split,
@@ -296,7 +298,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def fit(loaded: Loaded, answers: Answers, options: EvalOptions) -> Loaded:
+def fit(loaded: LoadedCheckpoint, answers: EvalResult, options: EvalOptions) -> LoadedCheckpoint:
     """Fit thresholds and calibration on the checkpoint's answers and write both into its file.
 
     Calibration is affine in the logits, so it becomes part of the head and every reader of the checkpoint has it.
@@ -350,7 +352,7 @@ def _held(checkpoint: Path) -> AbstractContextManager[None]:
     )
 
 
-def compare_answers(first: Answers, second: Answers) -> Comparison:
+def compare_results(first: EvalResult, second: EvalResult) -> Comparison:
     """Second against first on the same images; VitpeError when they answered different questions."""
     if first.attributes != second.attributes or not np.array_equal(first.labels, second.labels):
         raise VitpeError(

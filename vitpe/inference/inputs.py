@@ -43,7 +43,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictInputs:
     """The inputs that a command line asks for; iterate over them once.
 
     arguments: see `expand`. null: names on stdin end in NUL and not in a line's end. stdin_image: stdin is the image.

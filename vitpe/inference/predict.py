@@ -26,7 +26,7 @@ from vitpe.data.images import Remarks, center_crop, crop_and_resize, decode
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.inference.inputs import Input
-from vitpe.inference.predictions import Prediction, predict_record, select_attributes
+from vitpe.inference.predictions import Prediction, select_attributes
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.model.inputs import classify, predicting_classifier, stack_images
 from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
@@ -75,7 +75,7 @@ class Predictor:
         probs = sigmoid(logits)[:, list(self.listed)]
         thresholds = np.array(self.thresholds)
         return [
-            predict_record(name, row, self.attributes, thresholds, top=self.top)
+            Prediction.from_probs(name, row, self.attributes, thresholds, top=self.top)
             for (name, _), row in zip(images, probs, strict=True)
         ]
 
@@ -91,7 +91,7 @@ class Predictor:
 
 
 @dataclass
-class Failures:
+class ReadErrors:
     """Counts the predictions that are errors as they pass, and keeps the first few names."""
 
     count: int = 0

@@ -1,4 +1,4 @@
-"""What a model says of images, and of what it was asked. No torch, no formats."""
+"""What is predicted for one image, and which evaluation scores are of. No torch, no formats."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ _PROB_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalInfo:
     """What was scored, and how.
 
     checkpoint: its path. split: train, valid or test. data_source: as in vitpe.data. step: of the checkpoint.
@@ -42,24 +42,23 @@ class Prediction:
     present: tuple[str, ...] = ()
     error: str | None = None
 
-
-def predict_record(
-    file: str,
-    probs: NDArray[np.float64],
-    attributes: Sequence[str],
-    thresholds: NDArray[np.float64],
-    *,
-    top: int | None = None,
-) -> Prediction:
-    """A Prediction from (A,) probabilities.
-
-    Attributes are listed in the order given; with `top`, only that many, the most probable first.
-    """
-    ranked = np.argsort(-probs, kind="stable")[:top]
-    present = ranked[probs[ranked] >= thresholds[ranked]]
-    listed = range(len(attributes)) if top is None else ranked.tolist()
-    rounded = probs.round(_PROB_DIGITS).tolist()
-    return Prediction(file, {attributes[a]: rounded[a] for a in listed}, tuple(attributes[a] for a in present.tolist()))
+    @staticmethod
+    def from_probs(
+        file: str,
+        probs: NDArray[np.float64],
+        attributes: Sequence[str],
+        thresholds: NDArray[np.float64],
+        *,
+        top: int | None = None,
+    ) -> "Prediction":
+        """From (A,) probabilities. Attributes are listed in the order given; with `top`, only that many, the most
+        probable first.
+        """
+        ranked = np.argsort(-probs, kind="stable")[:top]
+        present = ranked[probs[ranked] >= thresholds[ranked]]
+        listed = range(len(attributes)) if top is None else ranked.tolist()
+        rounded = probs.round(_PROB_DIGITS).tolist()
+        return Prediction(file, {attributes[a]: rounded[a] for a in listed}, tuple(attributes[a] for a in present))
 
 
 def select_attributes(attributes: Sequence[str], wanted: Iterable[str]) -> list[int]:

@@ -20,7 +20,7 @@ from vitpe.metrics.scores import (
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Second minus first, with its 95 % paired-bootstrap interval; NaN where undefined.
 
     value, low, high: (A,) for attributes, or arrays of shape () for their mean. low and high are NaN for "ece", for
@@ -48,8 +48,8 @@ class Comparison:
 
     first: Scores
     second: Scores
-    per_attribute: Mapping[str, Difference]
-    means: Mapping[str, Difference]
+    per_attribute: Mapping[str, PairedDifference]
+    means: Mapping[str, PairedDifference]
     num_resamples: int
     seed: int
 
@@ -88,6 +88,6 @@ def compare(
             replicates = after[metric] - before[metric]
         else:
             replicates = np.full((1, len(value)), np.nan)
-        per_attribute[metric] = Difference(value, *interval(replicates))
-        means[metric] = Difference(nanmean(value), *map(np.asarray, mean_interval(replicates)))
+        per_attribute[metric] = PairedDifference(value, *interval(replicates))
+        means[metric] = PairedDifference(nanmean(value), *map(np.asarray, mean_interval(replicates)))
     return Comparison(first, second, per_attribute, means, num_resamples, seed)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vitpe.inference.predictions import Prediction, Subject
-from vitpe.metrics.comparison import Comparison, Difference
+from vitpe.inference.predictions import EvalInfo, Prediction
+from vitpe.metrics.comparison import Comparison, PairedDifference
 from vitpe.metrics.scores import LEVEL, METRICS, Scores
 from vitpe.reporting.metric_formats import sort_order
 
@@ -23,7 +23,7 @@ SCHEMA = 1
 _FIXED_COLUMNS = ("file", "present", "error")
 
 
-def eval_json(scores: Scores, subject: Subject, sort: str | None = None, indent: int | None = 2) -> str:
+def eval_json(scores: Scores, info: EvalInfo, sort: str | None = None, indent: int | None = 2) -> str:
     """One JSON object; with `indent` None it is one line, as JSON lines want it.
 
     {"schema": 1, "checkpoint", "split", "data_source", "step", "thresholds", "calibration", "num_images",
@@ -32,7 +32,7 @@ def eval_json(scores: Scores, subject: Subject, sort: str | None = None, indent:
     """
     document = {
         "schema": SCHEMA,
-        **asdict(subject),
+        **asdict(info),
         "num_images": scores.num_images,
         "num_attributes": len(scores.attributes),
         "bootstrap": _bootstrap(scores.num_resamples, scores.seed),
@@ -48,12 +48,12 @@ def eval_csv(scores: Scores, sort: str | None = None) -> str:
     return _csv(["attribute", "num_images", "threshold", *METRICS], rows)
 
 
-def compare_json(comparison: Comparison, first: Subject, second: Subject, indent: int | None = 2) -> str:
+def compare_json(comparison: Comparison, first: EvalInfo, second: EvalInfo, indent: int | None = 2) -> str:
     """One JSON object; every difference is second minus first, and "exceeds" says that its interval does not hold 0.
 
     Means are over the attributes for which a metric is defined for both.
 
-    {"schema": 1, "first": subject, "second": subject, "num_images", "num_attributes", "bootstrap", "mean": {metric:
+    {"schema": 1, "first": info, "second": info, "num_images", "num_attributes", "bootstrap", "mean": {metric:
     {"first", "second", "difference", "low", "high", "exceeds"}}, "attributes": [{"attribute", metric: {the same}}]}.
     """
     before, after = comparison.first, comparison.second
@@ -157,7 +157,7 @@ def _bootstrap(num_resamples: int, seed: int) -> dict[str, Any] | None:
     return {"num_resamples": num_resamples, "seed": seed, "level": LEVEL} if num_resamples else None
 
 
-def _difference(difference: Difference, at: int | tuple[()] = ()) -> dict[str, Any]:
+def _difference(difference: PairedDifference, at: int | tuple[()] = ()) -> dict[str, Any]:
     return {
         "difference": difference.value[at],
         "low": difference.low[at],

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from vitpe.inference.predictions import Subject
+from vitpe.inference.predictions import EvalInfo
 from vitpe.metrics.reliability import NUM_BINS, Reliability, reliability
 from vitpe.metrics.scores import Mean, Scores
 from vitpe.outputs import PNG_SOFTWARE
@@ -30,7 +30,7 @@ _MAX_NAME = 24
 _MIN_COUNT = 20  # images in a bin of one attribute for its share to be drawn
 
 
-def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, subject: Subject) -> bytes:
+def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, info: EvalInfo) -> bytes:
     """A PNG of `scores`, which were computed from these (n, A) probabilities and labels.
 
     Left, for each attribute a bar from the majority answer's accuracy to the model's, the largest lift on top.
@@ -45,7 +45,7 @@ def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, subject: Sub
         """Axes by inches, from the figure's lower left."""
         return figure.add_axes((left / WIDTH_INCHES, bottom / height, width / WIDTH_INCHES, tall / height))
 
-    _title(figure, scores, subject, height)
+    _title(figure, scores, info, height)
     _draw_lifts(box(2.1, height - _ABOVE - rows, 5.6, rows), scores)
     bins = reliability(probs, labels)
     _draw_reliability(box(8.9, height - _ABOVE - _SIDE, _SIDE, _SIDE), bins)
@@ -53,12 +53,12 @@ def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, subject: Sub
     tall = min(room, 3.2)
     _draw_counts(box(8.9, _BELOW + room - tall, _SIDE, tall), bins)
     data = io.BytesIO()
-    metadata = {"Software": PNG_SOFTWARE, "Title": printable(f"{subject.checkpoint} on {subject.split}")}
+    metadata = {"Software": PNG_SOFTWARE, "Title": printable(f"{info.checkpoint} on {info.split}")}
     figure.savefig(data, format="png", dpi=DPI, facecolor="white", metadata=metadata)
     return data.getvalue()
 
 
-def _title(figure: Figure, scores: Scores, subject: Subject, height: float) -> None:
+def _title(figure: Figure, scores: Scores, info: EvalInfo, height: float) -> None:
     def line(text: str, inches: float, size: float, color: str, weight: str = "normal") -> None:
         figure.text(
             *(0.35 / WIDTH_INCHES, 1 - inches / height, printable(text)),
@@ -69,12 +69,12 @@ def _title(figure: Figure, scores: Scores, subject: Subject, height: float) -> N
         )
 
     means = scores.means
-    step = "" if subject.step is None else f" · step {subject.step:,}"
-    calibration = "" if subject.calibration is None else f" · calibration {subject.calibration}"
-    line(f"{subject.checkpoint}{step}", 0.45, 15, _INK, "bold")
+    step = "" if info.step is None else f" · step {info.step:,}"
+    calibration = "" if info.calibration is None else f" · calibration {info.calibration}"
+    line(f"{info.checkpoint}{step}", 0.45, 15, _INK, "bold")
     line(
-        f"{subject.data_source} {subject.split} · {scores.num_images:,} images · {len(scores.attributes)} attributes"
-        f" · thresholds {subject.thresholds}{calibration}",
+        f"{info.data_source} {info.split} · {scores.num_images:,} images · {len(scores.attributes)} attributes"
+        f" · thresholds {info.thresholds}{calibration}",
         0.75,
         10.5,
         _MUTED,

@@ -14,8 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from vitpe.inference.predictions import Subject
-from vitpe.metrics.comparison import Comparison, Difference
+from vitpe.inference.predictions import EvalInfo
+from vitpe.metrics.comparison import Comparison, PairedDifference
 from vitpe.metrics.scores import LEVEL, LOWER_IS_BETTER, METRICS, Scores
 from vitpe.reporting.metric_formats import FORMATS, SUMMARY, sort_key, sort_order
 from vitpe.reporting.terminal import MAX_NAME, Flow, Glyphs, glyphs_for, interval_plot, signed_bar
@@ -36,12 +36,12 @@ _MIN_PLOT, _MAX_PLOT = 9, 61
 _MEANS = tuple(metric for metric in METRICS if metric not in ("prevalence", "majority_accuracy", "lift"))
 
 
-def eval_table(scores: Scores, subject: Subject, sort: str | None = None) -> RenderableType:
+def eval_table(scores: Scores, info: EvalInfo, sort: str | None = None) -> RenderableType:
     """A row for each attribute with a bar for its lift, their mean, and a summary; the weakest are red.
 
     sort: as in `sort_order`, whose UsageError is raised here and not when the table is drawn.
     """
-    return _EvalTable(_named(scores), subject, sort_order(scores, sort), sort_key(sort))
+    return _EvalTable(_named(scores), info, sort_order(scores, sort), sort_key(sort))
 
 
 def _named(scores: Scores) -> Scores:
@@ -59,13 +59,13 @@ def weakest(scores: Scores, metric: str) -> list[int]:
 @dataclass(frozen=True)
 class _EvalTable:
     scores: Scores
-    subject: Subject
+    info: EvalInfo
     order: Sequence[int]
     key: str | None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = glyphs_for(options)
-        yield _subject_lines(self.subject, self.scores.num_images, glyphs)
+        yield _info_lines(self.info, self.scores.num_images, glyphs)
         yield Text()
         yield self._rows(options.max_width, glyphs)
         yield Text()
@@ -191,7 +191,7 @@ def _listing(names: Sequence[str], glyphs: Glyphs) -> str:
 
 
 def compare_table(
-    comparison: Comparison, first: Subject, second: Subject, metric: str = DEFAULT_METRIC, sort: str | None = None
+    comparison: Comparison, first: EvalInfo, second: EvalInfo, metric: str = DEFAULT_METRIC, sort: str | None = None
 ) -> RenderableType:
     """A row for each attribute with both values of `metric`, their difference and its interval; then the means of all.
 
@@ -214,16 +214,16 @@ def compare_table(
 @dataclass(frozen=True)
 class _CompareTable:
     comparison: Comparison
-    first: Subject
-    second: Subject
+    first: EvalInfo
+    second: EvalInfo
     metric: str
     order: Sequence[int]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = glyphs_for(options)
         num_images = self.comparison.first.num_images
-        for letter, subject in (("A", self.first), ("B", self.second)):
-            yield Text.assemble((f"{letter}  ", "bold cyan"), _subject_lines(subject, num_images, glyphs))
+        for letter, info in (("A", self.first), ("B", self.second)):
+            yield Text.assemble((f"{letter}  ", "bold cyan"), _info_lines(info, num_images, glyphs))
         yield Text()
         yield self._rows(options.max_width, glyphs)
         yield Text()
@@ -253,7 +253,7 @@ class _CompareTable:
         if plot_width:
             table.add_column(self._axis(reach, plot_width, glyphs), width=plot_width)
 
-        def cells(before: float, after: float, change: Difference, at: int | tuple[()]) -> list[RenderableType]:
+        def cells(before: float, after: float, change: PairedDifference, at: int | tuple[()]) -> list[RenderableType]:
             style, mark = self._verdict(self.metric, change, at, glyphs)
             value, low, high = float(change.value[at]), float(change.low[at]), float(change.high[at])
             shown = FORMATS[self.metric]
@@ -278,7 +278,7 @@ class _CompareTable:
         return table
 
     @property
-    def _difference(self) -> Difference:
+    def _difference(self) -> PairedDifference:
         return self.comparison.per_attribute[self.metric]
 
     def _axis(self, reach: float, width: int, glyphs: Glyphs) -> Text:
@@ -312,7 +312,7 @@ class _CompareTable:
             )
         return table
 
-    def _verdict(self, metric: str, change: Difference, at: int | tuple[()], glyphs: Glyphs) -> tuple[str, str]:
+    def _verdict(self, metric: str, change: PairedDifference, at: int | tuple[()], glyphs: Glyphs) -> tuple[str, str]:
         """Style and mark of a difference that exceeds its interval; both empty otherwise."""
         if not change.exceeds[at]:
             return "", ""
@@ -334,15 +334,15 @@ def _sign(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
-def _subject_lines(subject: Subject, num_images: int, glyphs: Glyphs) -> Text:
+def _info_lines(info: EvalInfo, num_images: int, glyphs: Glyphs) -> Text:
     """Two lines: which checkpoint, and on which images it was scored how."""
     images = "image" if num_images == 1 else "images"
-    parts = [f"{subject.data_source} {subject.split}", f"{num_images:,} {images}", f"thresholds {subject.thresholds}"]
-    if subject.calibration is not None:
-        parts.append(f"calibration {subject.calibration}")
-    step = "" if subject.step is None else f"  step {subject.step:,}"
+    parts = [f"{info.data_source} {info.split}", f"{num_images:,} {images}", f"thresholds {info.thresholds}"]
+    if info.calibration is not None:
+        parts.append(f"calibration {info.calibration}")
+    step = "" if info.step is None else f"  step {info.step:,}"
     how = printable(f" {glyphs.dot} ".join(parts))
-    return Text.assemble((printable(subject.checkpoint), "bold"), (step, "dim"), "\n", (how, "dim"))
+    return Text.assemble((printable(info.checkpoint), "bold"), (step, "dim"), "\n", (how, "dim"))
 
 
 def _ruled_table() -> Table:
