@@ -206,7 +206,7 @@ def test_an_unknown_column_is_named(scores):
 
 def test_columns_of_a_csv_are_unique_and_cells_as_they_are():
     names = ("file", "Smiling", "error", "attribute:error", "=1+1", "-x", "@y", "+z")
-    prediction = predict_record("=cmd.jpg", np.linspace(0.1, 0.9, 8), names, np.full(8, 0.5))
+    prediction = Prediction.from_probs("=cmd.jpg", np.linspace(0.1, 0.9, 8), names, np.full(8, 0.5))
     text = "".join(predictions_csv([prediction], names))
     header, row = csv.reader(io.StringIO(text))
     assert header[:3] == ["file", "present", "error"]

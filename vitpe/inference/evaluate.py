@@ -228,7 +228,7 @@ def evaluate(
             info = loaded.info
             thresholds, calibration = thresholds_in_words(info), calibration_in_words(info) or "none"
             reporter.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")
-        given = answer(loaded, options.split, opened(options.split, size), device, listener)
+        given = answer(loaded, options.split, opened(options.split, size), device, reporter)
         answers.append(replace(given, threshold=options.threshold))
     for line in dict.fromkeys(note for given in answers for note in _notes(given)):
         reporter.note(line)
