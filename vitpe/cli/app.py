@@ -204,7 +204,7 @@ def evaluate(
         check_output(report, ".png", "--report")
     options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
     with console.Counters() as counters:
-        results = run.evaluate(paths, options, select_device(device), counters)
+        results = run.evaluate(paths, options, select_device(device, read_launch().local_rank), counters)
     first, last = results[0].describe(), results[-1].describe()
     if compare:
         comparison = run.compare_results(*results)
@@ -272,7 +272,9 @@ def predict(
     from vitpe.reporting.predict_table import predict_summary, predict_table
 
     path = run.find_checkpoint(checkpoint)
-    predictor = predict.load_predictor(path, select_device(device), attributes, threshold, top)
+    predictor = predict.load_predictor(
+        path, select_device(device, read_launch().local_rank), attributes, threshold, top
+    )
     if predictor.info.data_source == DRAWN_FACES:
         console.show_note("this model was trained on drawn faces: do not trust it on photos")
     aligner = FaceAligner(console.show_note) if align else None
