@@ -305,7 +305,9 @@ def _describe_data(config: DataConfig, train: Samples, valid: Samples, reporter:
     elif train.source == "celeba":
         reporter.note(f"data: CelebA, {to_train} images to train on, {to_validate} (of {NUM_PUBLISHED:,} published)")
     else:
-        reporter.note(f"data: {to_train} images to train on, {to_validate}, {len(train.attributes)} attributes")
+        count = len(train.attributes)
+        attributes = f"{count} attribute{'s' if count > 1 else ''}"
+        reporter.note(f"data: {to_train} images to train on, {to_validate}, {attributes}")
     for note in dict.fromkeys(
         (*train.notes, *valid.notes, *_constant(train, "train on"), *_constant(valid, "validate"))
     ):
