@@ -21,7 +21,7 @@ FLOORS = (
     {"model"},
     {"data"},
     {"faces"},
-    {"celeba", "config", "device", "fields", "files", "outputs", "text", "errors", "__init__"},
+    {"celeba", "config", "device", "fields", "files", "launch", "outputs", "text", "errors", "__init__"},
 )
 """From the top down: a room imports itself and what lies below it."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -80,6 +80,14 @@ def test_every_room_says_what_it_is_for():
 @pytest.mark.parametrize("path", modules("viz", "metrics", "reporting"), ids=str)
 def test_these_never_import_torch(path):
     assert not {name.split(".")[0] for name in imports(path)} & TORCH
+
+
+def test_all_that_a_single_answer_needs_is_imported_without_torch():
+    names = "cli.app data.sources data.file_samples inference.predict inference.align inference.eval_result runs.folder"
+    code = (
+        f"import sys; import {', '.join(f'vitpe.{name}' for name in names.split())}; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", modules(), ids=str)

@@ -1,15 +1,21 @@
 """Which device computes."""
 
+from typing import Literal
+
 import torch
 
 from vitpe.errors import UsageError
 from vitpe.files import provide_temporary_folder
+from vitpe.launch import read_launch
+
+Precision = Literal["fp32", "bf16"]
+"""Of matrix products: float32, or bfloat16, which is faster where the processor has it."""
 
 
-def select_device(name: str | None, local_rank: int = 0) -> torch.device:
+def select_device(name: str | None) -> torch.device:
     """The named device ("cpu", "cuda", "cuda:1", "mps"), or the best there is for None.
 
-    local_rank: which GPU "cuda" is; that of a worker among those of its machine.
+    "cuda" is the first GPU, and of several workers each one's own.
     Raises UsageError for a device that is unknown or not there.
     """
     provide_temporary_folder()
@@ -23,7 +29,7 @@ def select_device(name: str | None, local_rank: int = 0) -> torch.device:
     if device.type not in available:
         raise UsageError(f"no device {name!r} here", f"this machine has {', '.join(available)}")
     if device.type == "cuda":
-        index = local_rank if device.index is None else device.index
+        index = read_launch().local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
             raise UsageError(f"no device 'cuda:{index}' here", f"this machine has {torch.cuda.device_count()} GPUs")
         device = torch.device("cuda", index)
@@ -46,6 +52,12 @@ def computes_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     on_cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return device.type == "cpu" and on_cpu
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """UsageError for a device that only emulates bfloat16."""
+    if not computes_bfloat16(device):
+        raise UsageError(f"{device} has no bfloat16", "leave --precision out, which means fp32")
 
 
 def seed_draws(device: torch.device, seed: int) -> None:

@@ -1,5 +1,7 @@
 """Names and messages from anywhere, made safe to show."""
 
+from collections.abc import Sequence
+
 
 def printable(text: str) -> str:
     r"""`text` on one line; what controls a terminal or cannot be seen is written as \n, \x1b, \u202e, \xff.
@@ -27,3 +29,8 @@ def brief(value: object, limit: int = 200) -> str:
 def printable_lines(text: str) -> str:
     """The same for a text of many lines, which stay lines."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three, parted by commas."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

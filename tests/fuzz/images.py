@@ -16,7 +16,6 @@ from collections.abc import Callable
 from multiprocessing.sharedctypes import Synchronized
 
 import numpy as np
-import torch
 from PIL import Image
 
 from tests.helpers import icc
@@ -113,7 +112,7 @@ def check(data: bytes) -> tuple[str, float]:
         assert len(error.message) < 200
     else:
         outcome = "decoded"
-        assert image.dtype == torch.uint8
+        assert image.dtype == np.uint8
         assert image.ndim == 3
         assert image.shape[0] == 3
         assert min(image.shape) > 0

@@ -14,7 +14,8 @@ from sklearn import metrics as sklearn_metrics
 
 from tests.helpers import COLOURS, contents, run_vitpe, train_tiny, write_celeba
 from tests.helpers.in_process import Called, call_vitpe
-from vitpe.inference.evaluate import EvalOptions, evaluate
+from vitpe.inference.eval_options import EvalOptions, plan
+from vitpe.inference.evaluate import evaluate
 from vitpe.metrics.thresholds import calibrate, sigmoid, tune_thresholds
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
 from vitpe.runs.metadata import read_info
@@ -56,7 +57,7 @@ def own(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def answers(checkpoint: Path, **options):
-    return evaluate([checkpoint], EvalOptions(**options), CPU, Heard())[0]
+    return evaluate(plan([checkpoint], EvalOptions(**options), print), CPU, Heard())[0]
 
 
 def scores(called: Called) -> dict[str, dict[str, float | None]]:

@@ -27,10 +27,14 @@ from vitpe.cli.console import PIPED_WIDTH
 from vitpe.data.images import decode
 from vitpe.errors import VitpeError
 from vitpe.inference import predict
-from vitpe.inference.evaluate import EvalOptions, evaluate
+from vitpe.inference.engines import NumpyEngine
+from vitpe.inference.eval_options import EvalOptions, plan
+from vitpe.inference.evaluate import evaluate
 from vitpe.inference.inputs import Input, expand
-from vitpe.inference.predict import Predictor, load_predictor, predict_files
+from vitpe.inference.predict import Listing, Predictor, predict_files
+from vitpe.inference.torch_engine import TorchEngine
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
+from vitpe.runs.metadata import read_info
 
 CPU = torch.device("cpu")
 
@@ -45,9 +49,15 @@ class Quiet:
         pass
 
 
-@pytest.fixture
-def predictor(trained_run: Path) -> Predictor:
-    return load_predictor(trained_run / "best.safetensors", CPU)
+def make_predictor(trained_run: Path, engine: str) -> Predictor:
+    path = trained_run / "best.safetensors"
+    info = read_info(path)
+    return Predictor(NumpyEngine(path) if engine == "numpy" else TorchEngine(path, CPU), info, Listing.of(info))
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def predictor(trained_run: Path, request: pytest.FixtureRequest) -> Predictor:
+    return make_predictor(trained_run, request.param)
 
 
 def start(trained_run: Path, *arguments: str | Path, **more) -> "subprocess.Popen[bytes]":
@@ -67,10 +77,9 @@ def start(trained_run: Path, *arguments: str | Path, **more) -> "subprocess.Pope
 # What is predicted
 
 
-def test_probabilities_are_those_that_eval_scores(trained_run, images):
-    answers = evaluate([trained_run], EvalOptions(split="train"), CPU, Quiet())[0]
+def test_probabilities_are_those_that_eval_scores(trained_run, images, predictor):
+    answers = evaluate(plan([trained_run], EvalOptions(split="train"), print), CPU, Quiet())[0]
     files = sorted(images.iterdir())[: len(answers.labels)]
-    predictor = load_predictor(trained_run / "best.safetensors", CPU)
     found = [list(each.probs.values()) for each in predict_files(predictor, map(Input, map(str, files)))]
     np.testing.assert_allclose(found, answers.probs(), rtol=0, atol=1e-6)
     assert np.ptp(answers.probs(), axis=0).max() > 0.01  # the images are told apart
@@ -142,7 +151,6 @@ def test_top_threshold_and_attributes(predicted, images):
 
 
 def test_present_means_above_the_checkpoints_own_thresholds(tmp_path, trained_run, images):
-    from dataclasses import replace
 
     model, info = load_checkpoint(trained_run / "best.safetensors")
     path = tmp_path / "tuned.safetensors"
@@ -164,25 +172,25 @@ def test_crops_show_what_the_model_saw(predicted, images, tmp_path, trained_run)
         "00000003-000001.jpg.png",
     ]
     _, info = load_checkpoint(trained_run / "best.safetensors")
-    predictor = load_predictor(trained_run / "best.safetensors", CPU)
+    predictor = make_predictor(trained_run, "numpy")
     seen = predictor.prepare((images / "000002.jpg").read_bytes(), "", None)
     assert tuple(seen.shape) == (3, *info.model.img_size)
     saved = decode((crops / "00000002-000002.jpg.png").read_bytes())
-    assert torch.equal(saved, seen)
+    assert np.array_equal(saved, seen)
 
 
 def test_the_model_gets_the_largest_centre_crop_of_its_shape(predictor):
     height, width = (8 * side for side in predictor.info.stored_size)
     middle = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
-    def seen(above: int, beside: int) -> torch.Tensor:
+    def seen(above: int, beside: int) -> np.ndarray:
         buffer = io.BytesIO()
         Image.fromarray(np.pad(middle, ((above, above), (beside, beside), (0, 0)))).save(buffer, "png")
         return predictor.prepare(buffer.getvalue(), "", None)
 
-    assert torch.equal(seen(0, 50), seen(0, 0))
-    assert torch.equal(seen(30, 0), seen(0, 0))
-    assert not torch.equal(seen(30, 50), seen(0, 0))
+    assert np.array_equal(seen(0, 50), seen(0, 0))
+    assert np.array_equal(seen(30, 0), seen(0, 0))
+    assert not np.array_equal(seen(30, 50), seen(0, 0))
     assert tuple(seen(0, 0).shape) == (3, *predictor.info.model.img_size)
 
 
@@ -241,12 +249,12 @@ def test_many_images_in_order_with_little_held(predictor, images):
         if number == 2000:
             early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert number == total - 1
-    assert most_ahead <= 8 * predict._MAX_BATCH * (os.cpu_count() or 1)
+    assert most_ahead <= 8 * predictor.engine.max_batch * (os.cpu_count() or 1)
     unit = 1 if sys.platform == "darwin" else 1024
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - early) * unit < 16 << 20
 
 
-def test_on_a_gpu_one_thread_runs_the_model_and_many_decode(predictor, images, monkeypatch):
+def test_on_a_gpu_one_thread_runs_the_model_and_many_decode(trained_run, images, monkeypatch):
     """Any device but the CPU is taken for one; here what is sent to it stays."""
     threads = {"decoding": set(), "the model": set()}
 
@@ -257,13 +265,16 @@ def test_on_a_gpu_one_thread_runs_the_model_and_many_decode(predictor, images, m
 
         return noting
 
+    predictor = make_predictor(trained_run, "torch")
+    classifier = predictor.engine.classifier
     monkeypatch.setattr(predict, "decode", noted("decoding", decode))
-    monkeypatch.setattr(predictor.classifier, "forward", noted("the model", predictor.classifier.forward))
+    monkeypatch.setattr(classifier, "forward", noted("the model", classifier.forward))
     files = [Input(str(path)) for path in sorted(images.iterdir())] * 20
     expected = list(predict_files(predictor, files))
     threads["the model"].clear()
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
-    found = list(predict_files(replace(predictor, device=torch.device("mps")), files))
+    predictor.engine.device = torch.device("mps")
+    found = list(predict_files(predictor, files))
     assert [each.file for each in found] == [each.file for each in expected]
     assert threads["the model"] == {threading.get_ident()}
     assert threads["the model"].isdisjoint(threads["decoding"])

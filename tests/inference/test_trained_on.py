@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import vitpe.inference.evaluate
+import vitpe.inference.fit
 from tests.helpers import contents, train_tiny, write_celeba
 from tests.helpers.in_process import Called, call_vitpe
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -123,8 +124,10 @@ def test_a_checkpoint_that_was_replaced_meanwhile_is_left_as_it_is(
     """A run began and ended in the time that scoring took."""
     best = own / "best.safetensors"
     model, info = load_checkpoint(own / "ckpts" / "step-0000000.safetensors")
-    name = "classify_split" if moment == "while it is scored" else "load_checkpoint"
-    original, newer = getattr(vitpe.inference.evaluate, name), []
+    of_scoring = moment == "while it is scored"
+    module = vitpe.inference.evaluate if of_scoring else vitpe.inference.fit
+    name = "classify_split" if of_scoring else "load_checkpoint"
+    original, newer = getattr(module, name), []
 
     def replacing(*arguments: object) -> object:
         result = original(*arguments)
@@ -133,7 +136,7 @@ def test_a_checkpoint_that_was_replaced_meanwhile_is_left_as_it_is(
             newer.append(best.read_bytes())
         return result
 
-    monkeypatch.setattr(vitpe.inference.evaluate, name, replacing)
+    monkeypatch.setattr(module, name, replacing)
     called = call_vitpe("eval", own, *TUNE)
     assert (called.code, called.out) == (1, b"")
     assert f"error: {best} has changed since it was read; it is left as it is\nhint: " in called.stderr
@@ -143,13 +146,13 @@ def test_a_checkpoint_that_was_replaced_meanwhile_is_left_as_it_is(
 def test_what_is_reported_is_what_was_read_and_written(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One reading of the file for all of it."""
     read = []
-    original = vitpe.inference.evaluate.load_checkpoint
+    original = vitpe.inference.fit.load_checkpoint
 
     def counting(path: Path) -> object:
         read.append(path)
         return original(path)
 
-    monkeypatch.setattr(vitpe.inference.evaluate, "load_checkpoint", counting)
+    monkeypatch.setattr(vitpe.inference.fit, "load_checkpoint", counting)
     called = call_vitpe("eval", own, *TUNE, "--calibrate", "platt")
     assert called.code == 0
     assert read == [own / "best.safetensors"]

@@ -318,7 +318,7 @@ def test_the_options_of_train_say_early_what_is_wrong_with_them(tmp_path: Path) 
     for arguments, code, error in (
         (["--init-grid", "13x11"], 2, "--init-grid 13x11 without --init"),
         (["--init", weights, "--init-grid", "13"], 2, "--init-grid '13' is not ROWSxCOLUMNS"),
-        (["--init", tmp_path / "nothing"], 1, f"no file {tmp_path / 'nothing'}"),
+        (["--init", tmp_path / "nothing"], 1, f"no checkpoint {tmp_path / 'nothing'}"),
         (["--init", pickle], 1, f"{pickle} is a pickle"),
     ):
         called = call_vitpe("train", "--run", tmp_path / "runs", *arguments)

@@ -68,7 +68,7 @@ def test_to_classify_pixels_leaves_the_model_as_it_was(stem_width: int) -> None:
     randomize(model)
     weights, images = copy.deepcopy(model.state_dict()), random_images(model)
     before = model(images)
-    for classifier in (PixelClassifier(model, MEAN, STD), predicting_classifier(model, MEAN, STD)):
+    for classifier in (PixelClassifier(model, MEAN, STD), predicting_classifier(model, MEAN, STD, torch.device("cpu"))):
         classify(classifier, random_pixels(model))
     assert isinstance(classifier, PixelClassifier if stem_width else FoldedClassifier)
     assert torch.equal(model(images), before)
@@ -78,7 +78,7 @@ def test_to_classify_pixels_leaves_the_model_as_it_was(stem_width: int) -> None:
 
 def test_stacked_images_have_their_channels_last_in_memory() -> None:
     decoded = [torch.randint(0, 256, (9, 8, 3), dtype=torch.uint8).permute(2, 0, 1)[:, 1:7, 2:6] for _ in range(3)]
-    stacked = stack_images(decoded)
+    stacked = stack_images([image.numpy() for image in decoded])
     assert stacked.shape == (3, 3, 6, 4)
     assert stacked.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.equal(ours, image) for ours, image in zip(stacked, decoded, strict=True))

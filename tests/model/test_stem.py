@@ -149,7 +149,7 @@ def test_predict_answers_as_the_model_does(stem_run: Path, celeba: Path) -> None
     crops = [
         center_crop(crop_and_resize(decode(file.read_bytes()), info.stored_size), info.model.img_size) for file in files
     ]
-    expected = classify(PixelClassifier(model, info.mean, info.std), torch.stack(crops)).sigmoid()
+    expected = classify(PixelClassifier(model, info.mean, info.std), torch.from_numpy(np.stack(crops))).sigmoid()
     called = call_vitpe("predict", "--checkpoint", stem_run, *files)
     assert called.code == 0, called.err
     found = [list(record["probs"].values()) for record in read_jsonl(called)]

@@ -14,16 +14,8 @@ from vitpe.errors import UsageError
 from vitpe.inference.predictions import EvalInfo, Prediction, select_attributes
 from vitpe.metrics.scores import METRICS, score
 from vitpe.reporting.metric_formats import sort_order
-from vitpe.reporting.records import (
-    compare_csv,
-    compare_json,
-    eval_csv,
-    eval_json,
-    prediction_json,
-    predictions_csv,
-    predictions_json,
-    predictions_jsonl,
-)
+from vitpe.reporting.records import prediction_json, predictions_csv, predictions_json, predictions_jsonl
+from vitpe.reporting.score_records import compare_csv, compare_json, eval_csv, eval_json
 from vitpe.reporting.tables import eval_table
 
 

@@ -7,9 +7,9 @@ import pytest
 from torch.distributed import HashStore
 
 from vitpe.errors import VitpeError
+from vitpe.launch import Launch
 from vitpe.training import heartbeat
 from vitpe.training.heartbeat import STEP, WAITING, Heartbeat
-from vitpe.training.launch import Launch
 
 
 class Group:

@@ -23,6 +23,7 @@ from vitpe.cli.options import (
     InitGrid,
     Keep,
     Labels,
+    Precision,
     Preset,
     Settings,
     Store,
@@ -36,11 +37,12 @@ from vitpe.cli.options import (
     recipe_default,
     version_option,
 )
+from vitpe.cli.results import write_result
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.inference.inputs import PredictInputs
-from vitpe.training.launch import read_launch
+from vitpe.launch import read_launch
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
 app = typer.Typer(
@@ -105,12 +107,6 @@ def train(
     if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     grid = check_init(init, init_grid, resume)
-
-    from vitpe.cli.console import TrainReporter, show_note, show_summary
-    from vitpe.device import select_device
-    from vitpe.training.train import train
-    from vitpe.training.workers import joined
-
     given = {
         "data.data": data,
         "data.labels": None if labels is None else str(labels),
@@ -124,12 +120,22 @@ def train(
         "train.keep": keep,
     }
     config = configure(given, settings or [], preset_name, resume=run if resume else None)
+
+    from vitpe.data.sources import check_source
+
+    check_source(config.data, config.model.img_size)
+
+    from vitpe.cli.console import TrainReporter, show_note, show_summary
+    from vitpe.device import select_device
+    from vitpe.training.train import train
+    from vitpe.training.workers import joined
+
     command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
     with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
         result = train(
             config,
             run,
-            select_device(device, launch.local_rank),
+            select_device(device),
             reporter,
             resume=resume,
             init=init,
@@ -172,6 +178,7 @@ def evaluate(
         typer.Option(help="Calibrate probabilities on valid, store that in the checkpoint; report with --split test."),
     ] = None,
     device: Device = None,
+    precision: Precision = "fp32",
     output: Annotated[str | None, format_option("table", "json", "csv")] = None,
     sort: Annotated[
         str | None,
@@ -194,30 +201,39 @@ def evaluate(
         sort_key(sort)  # which says at once when there is no such column
 
     from vitpe.cli import console
-    from vitpe.device import select_device
-    from vitpe.files import write_atomic
-    from vitpe.inference import evaluate as run
+    from vitpe.inference.eval_options import EvalOptions, plan
     from vitpe.outputs import check_output
-    from vitpe.reporting import records, tables
 
     if report is not None:
         check_output(report, ".png", "--report")
-    options = run.EvalOptions(data, labels, split, thresholds, criterion, calibrate)
+    options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision)
+    planned = plan(paths, options, console.show_note)
+
+    from vitpe.device import select_device
+    from vitpe.files import write_atomic
+    from vitpe.inference.eval_result import compare_results
+    from vitpe.inference.evaluate import evaluate as run
+    from vitpe.reporting import score_records, tables
+
     with console.Counters() as counters:
-        results = run.evaluate(paths, options, select_device(device, read_launch().local_rank), counters)
+        results = run(planned, select_device(device), counters)
     first, last = results[0].describe(), results[-1].describe()
     if compare:
-        comparison = run.compare_results(*results)
+        comparison = compare_results(*results)
         table = tables.compare_table(comparison, first, last, sort=sort)
-        text = records.compare_csv(comparison) if kind == "csv" else records.compare_json(comparison, first, last)
+        text = (
+            score_records.compare_csv(comparison)
+            if kind == "csv"
+            else score_records.compare_json(comparison, first, last)
+        )
     else:
         scores = results[0].scores()
         table = tables.eval_table(scores, first, sort)
-        text = records.eval_csv(scores, sort) if kind == "csv" else records.eval_json(scores, first, sort)
+        text = score_records.eval_csv(scores, sort) if kind == "csv" else score_records.eval_json(scores, first, sort)
     if kind == "table":
         console.show_table(table)
     else:
-        console.write_result(text)
+        write_result(text)
     if report is not None:
         from vitpe.reporting.report import report_png
 
@@ -252,6 +268,7 @@ def predict(
         ),
     ] = None,
     device: Device = None,
+    precision: Precision = "fp32",
     output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
     top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Show only these attributes: Smiling,Male.")] = None,
@@ -262,36 +279,46 @@ def predict(
     in_range("--threshold", threshold, Bounds(0, 1))
     inputs = PredictInputs(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
 
-    from vitpe.cli import console
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each core has an image of its own, and no two wait for another
     from vitpe.data.images import Remarks
-    from vitpe.device import select_device
-    from vitpe.inference import evaluate as run
     from vitpe.inference import predict
     from vitpe.inference.align import FaceAligner
     from vitpe.reporting import records
-    from vitpe.reporting.predict_table import predict_summary, predict_table
+    from vitpe.runs.find import weights_file
+    from vitpe.runs.metadata import read_info
 
-    path = run.find_checkpoint(checkpoint)
-    predictor = predict.load_predictor(
-        path, select_device(device, read_launch().local_rank), attributes, threshold, top
-    )
-    if predictor.info.data_source == DRAWN_FACES:
-        console.show_note("this model was trained on drawn faces: do not trust it on photos")
-    aligner = FaceAligner(console.show_note) if align else None
+    path = weights_file(checkpoint)
+    info = read_info(path)
+    listing = predict.Listing.of(info, attributes, threshold, top)
+    engine, images = predict.choose_engine(path, inputs, device, precision, streaming=inputs.is_stream)
+    predictor = predict.Predictor(engine, info, listing)
+    if info.data_source == DRAWN_FACES:
+        _note("this model was trained on drawn faces: do not trust it on photos")
+    aligner = FaceAligner(_note) if align else None
     read_errors, remarks = predict.ReadErrors(), Remarks()
-    found = predict.predict_files(predictor, inputs, aligner, save_crops, streaming=inputs.is_stream, remarks=remarks)
+    found = predict.predict_files(predictor, images, aligner, save_crops, streaming=inputs.is_stream, remarks=remarks)
     with closing(found):
         predictions = read_errors.watch(found)
         if kind == "table":
+            from vitpe.cli.console import show_table
+            from vitpe.reporting.predict_table import predict_summary, predict_table
+
             for prediction in predictions:
                 show = predict_table if inputs.is_one_image else predict_summary
-                console.show_table(show(prediction))
+                show_table(show(prediction))
         else:
             for text in records.prediction_lines(kind, predictions, predictor.attributes):
-                console.write_result(text)
+                write_result(text)
     for note in filter(None, (*remarks.lines(), inputs.note())):
-        console.show_note(note)
+        _note(note)
     read_errors.check()
+
+
+def _note(text: str) -> None:
+    """Imports what writes for people when there is something to say: a single answer in a pipe does without."""
+    from vitpe.cli.console import show_note
+
+    show_note(text)
 
 
 @app.command(
@@ -354,10 +381,10 @@ def viz_pe(
     if kind == "table":
         console.show_table(numbers_table(result.records))
     elif kind == "json":
-        console.write_result(json.dumps(result.records, indent=2) + "\n")
+        write_result(json.dumps(result.records, indent=2) + "\n")
     else:
         for record in result.records:
-            console.write_result(json.dumps(record) + "\n")
+            write_result(json.dumps(record) + "\n")
 
 
 @app.command(cls=Command, epilog="vitpe draw faces\nvitpe draw celeba --num-train 4096 --num-valid 1024 --zip")
@@ -387,11 +414,16 @@ def export(
     from vitpe.outputs import check_output
 
     check_output(out, ".onnx", "--out")
+    from vitpe.runs.find import weights_file
+    from vitpe.runs.metadata import read_info
+
+    path = weights_file(checkpoint)
+    read_info(path)  # which says at once that it is none of ours
+
     from vitpe.cli.console import show_summary
-    from vitpe.inference.evaluate import find_checkpoint
     from vitpe.inference.export import export_onnx
     from vitpe.runs.checkpoint import load_checkpoint
 
-    model, info = load_checkpoint(find_checkpoint(checkpoint))
+    model, info = load_checkpoint(path)
     export_onnx(model, out, attributes=info.attributes, mean=info.mean, std=info.std, thresholds=info.thresholds)
     show_summary({"onnx": str(out)}, [str(out)])

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.segment import Segment
 from rich.text import Text
 
+from vitpe.cli.results import write_result
 from vitpe.errors import VitpeError
 from vitpe.text import brief, printable, printable_lines
 
@@ -133,17 +134,6 @@ def show_table(table: RenderableType) -> None:
 def show_summary(values: dict[str, Any], lines: list[str]) -> None:
     """A short result: `lines` on a terminal, `values` as JSON on one line in a pipe."""
     write_result("\n".join(map(printable, lines) if sys.stdout.isatty() else [json.dumps(values)]) + "\n")
-
-
-def write_result(text: str) -> None:
-    """A result for programs, at once: UTF-8 whatever the locale; names that are no text byte by byte as they were.
-
-    On a terminal, where no program reads it, without what could control that.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    sys.stdout.write(printable_lines(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
 
 
 class Counters:

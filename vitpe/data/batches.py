@@ -1,5 +1,6 @@
 """Samples → batches of cropped uint8 images on the device, prepared by threads while the model works."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -127,6 +128,7 @@ class Batches:
         """
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="vitpe-data")
+        is_finalizing = sys.is_finalizing  # a name of its own: modules lose theirs while the interpreter ends
         try:
             for indices, epoch, step in plan:
                 waiting.append(pool.submit(self._make, indices, epoch, step))
@@ -135,7 +137,8 @@ class Batches:
             while waiting:
                 yield self._await(waiting.popleft())
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            if not is_finalizing():  # else its threads have ended
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _await(self, future: "Future[Batch]") -> Batch:
         began = time.perf_counter()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vitpe.celeba import ATTRIBUTES
 from vitpe.config import DRAWN_FACES, SEEDS
+from vitpe.data.images import crop_and_resize
 from vitpe.data.samples import Samples
 from vitpe.errors import UsageError, VitpeError
 from vitpe.faces.attributes import draw_attributes, uniforms
@@ -65,11 +66,7 @@ class DrawnFaces(Samples):
         portraits = paint_faces(self._seen[rows], nuisance)
         if self.stored_size == (HEIGHT, WIDTH):
             return portraits
-        import torch  # drawing itself is done without
-
-        from vitpe.data.images import crop_and_resize
-
-        return np.stack([crop_and_resize(p, self.stored_size).numpy() for p in torch.from_numpy(portraits)])
+        return np.stack([crop_and_resize(portrait, self.stored_size) for portrait in portraits])
 
 
 def write_celeba_folder(

@@ -103,8 +103,7 @@ class FileSamples(Samples):
         data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
         tell = self._remarks.about(self.names[index])
         try:
-            pixels: NDArray[np.uint8] = crop_and_resize(decode(data, tell), self.stored_size).numpy()
-            return pixels
+            return crop_and_resize(decode(data, tell), self.stored_size)
         except ImageError as error:
             name = f"{self._files.path}: {self._members[index]}"
             raise VitpeError(f"{name}: {error.message}", "replace it, or remove it") from error

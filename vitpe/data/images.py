@@ -1,7 +1,7 @@
-"""Image bytes → uint8 (3, H, W) RGB, whatever the format; and the crop that fits a photo to the model.
+"""Image bytes → uint8 (3, H, W) RGB, whatever the format; and the crop that fits a photo to the model. Torch-free.
 
-JPEGs go through torchvision's decoder (fast, releases Python's lock); all other formats through Pillow, and so does
-every JPEG that is unusual or damaged. Both give the same pixels.
+Pillow decodes everything. Where torch is loaded anyhow, torchvision's decoder takes plain JPEGs: the same pixels,
+sooner (see `use_torchvision`).
 """
 
 import io
@@ -12,11 +12,8 @@ from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
-from torch import Tensor
-from torch.nn.functional import interpolate
+from PIL import Image, UnidentifiedImageError
 
 from vitpe.data import jpeg
 from vitpe.data.colours import Tell, ToSrgb, from_deep_colours, full_scale, has_deep_colours, stated_bits, to_srgb
@@ -35,6 +32,12 @@ _START_OF_FRAME: Final = (0xC0, 0xC1)  # baseline, extended
 _PLAIN_SEGMENTS: Final = frozenset({0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0)}) - {0xE1, 0xE2}  # EXIF or XMP, ICC profiles
 _RGB: Final = 3  # torchvision.io.ImageReadMode.RGB
 
+Pixels = NDArray[np.uint8]
+"""(3, H, W) RGB. In memory the channels are last, as decoders leave them."""
+_JpegDecoder = Callable[[bytes], Pixels | None]
+"""None for what it gives up on: Pillow says why, or knows better."""
+
+_ORIENTATION: Final = 0x0112  # the EXIF tag
 _TRANSPOSED: Final = frozenset({5, 6, 7, 8})
 _FLIPPED: Final = {2: (-1,), 3: (-1, -2), 4: (-2,), 6: (-1,), 7: (-1, -2), 8: (-2,)}
 """EXIF orientation → axes to mirror after transposing."""
@@ -44,7 +47,7 @@ def _silent(_: str) -> None:
     pass
 
 
-def decode(data: bytes, tell: Tell = _silent) -> Tensor:
+def decode(data: bytes, tell: Tell = _silent) -> Pixels:
     """(3, H, W) uint8 RGB, turned upright by its EXIF orientation; the first frame of an animation.
 
     Transparency is laid over white, grey and palette images become RGB, 16-bit ones are scaled to 8, and colours with a
@@ -60,8 +63,8 @@ def decode(data: bytes, tell: Tell = _silent) -> Tensor:
         _check_scans(data, *size)
         image = _decode_jpeg(data)
         if image is not None:
-            if jpeg.is_doubtful(data, image.numpy()):
-                jpeg.check_whole(data, image.numpy(), doubtful=True)
+            if jpeg.is_doubtful(data, image):
+                jpeg.check_whole(data, image, doubtful=True)
             return image
     try:
         return _decode_with_pillow(data, tell, try_torchvision=size is None)
@@ -105,8 +108,11 @@ def check_num_bytes(count: int) -> None:
         raise ImageError(f"{count:,} bytes is over the limit of {MAX_BYTES // 1_000_000} MB")
 
 
-def crop_and_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The largest centre crop of `image` (3, H, W) with the aspect of `size`, resized to `size` = (height, width)."""
+def crop_and_resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """The largest centre crop of `image` (3, H, W) with the aspect of `size`, resized to `size` = (height, width).
+
+    Bilinear, and averaged over as many pixels as become one, as Pillow does it (its "reducing" triangle filter).
+    """
     height, width = image.shape[-2:]
     if (height, width) == size:
         return image
@@ -115,10 +121,11 @@ def crop_and_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     cropped = center_crop(image, (crop_h, crop_w))
     if (crop_h, crop_w) == size:
         return cropped
-    return interpolate(cropped[None], size, mode="bilinear", antialias=True)[0]
+    photo = Image.fromarray(np.ascontiguousarray(cropped.transpose(1, 2, 0)))
+    return np.asarray(photo.resize((size[1], size[0]), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
-def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
+def center_crop(image: Pixels, size: tuple[int, int]) -> Pixels:
     """The middle (…, height, width) part of `image` (…, H, W)."""
     top, left = (image.shape[-2] - size[0]) // 2, (image.shape[-1] - size[1]) // 2
     return image[..., top : top + size[0], left : left + size[1]]
@@ -152,37 +159,52 @@ def _plain_jpeg_size(header: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _decode_jpeg(data: bytes) -> Tensor | None:
-    """None where torchvision has no decoder, and for what it gives up on: Pillow says why, or knows better."""
-    decoder = _torchvision_decoder()
-    if decoder is None:
-        return None
-    try:
-        return decoder(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False)
-    except RuntimeError:
-        return None
+def use_torchvision() -> None:
+    """From now on torchvision decodes plain JPEGs, for whom torch is loaded anyhow: it imports both. Where this
+    torchvision cannot, all works, at the speed of Pillow.
+    """
+    global _decode_jpeg
+    _decode_jpeg = _torchvision_decoder() or _no_decoder
+
+
+def _no_decoder(_: bytes) -> None:
+    pass
+
+
+_decode_jpeg: _JpegDecoder = _no_decoder
 
 
 @cache
-def _torchvision_decoder() -> Callable[[Tensor, int, bool], Tensor] | None:
-    """(encoded bytes, mode, apply EXIF) → (3, H, W), tried once; None where this torchvision has no such operator.
+def _torchvision_decoder() -> _JpegDecoder | None:
+    """Tried once; None where this torchvision has no such operator.
 
     torchvision.io is deprecated since 0.29, and its public function says so at each call; hence the operator itself,
-    and hence the trial. Without it all works, at the speed of Pillow.
+    and hence the trial.
     """
+    import torch
+
+    def decode_jpeg(data: bytes) -> Pixels | None:
+        try:  # mode, and whether EXIF is applied
+            image = torch.ops.image.decode_jpeg.default(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False
+            )
+        except RuntimeError:
+            return None
+        pixels: Pixels = image.numpy()
+        return pixels
+
     trial = io.BytesIO()
     Image.new("L", (8, 16), 200).save(trial, "JPEG")
     try:
         import torchvision.io  # noqa: F401  registers torch.ops.image
 
-        decoder: Callable[[Tensor, int, bool], Tensor] = torch.ops.image.decode_jpeg.default
-        image = decoder(torch.frombuffer(bytearray(trial.getvalue()), dtype=torch.uint8), _RGB, False)
-    except (ImportError, AttributeError, TypeError, RuntimeError):
+        image = decode_jpeg(trial.getvalue())
+    except (ImportError, AttributeError, TypeError):
         return None
-    return decoder if image.shape == (3, 16, 8) and bool((image == 200).all()) else None
+    return decode_jpeg if image is not None and image.shape == (3, 16, 8) and bool((image == 200).all()) else None
 
 
-def _decode_with_pillow(data: bytes, tell: Tell, try_torchvision: bool) -> Tensor:
+def _decode_with_pillow(data: bytes, tell: Tell, try_torchvision: bool) -> Pixels:
     """Pillow reads the header and, unless torchvision can take them, the pixels."""
     with Image.open(io.BytesIO(data), formats=formats()) as image:
         _check_size(image.height, image.width, _MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PIXELS)
@@ -193,13 +215,13 @@ def _decode_with_pillow(data: bytes, tell: Tell, try_torchvision: bool) -> Tenso
             pixels = pixels if convert is None else _pixels(image, convert)
         else:
             pixels = _other_pixels(image, data, convert, tell)
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation = image.getexif().get(_ORIENTATION)
     if orientation in _TRANSPOSED:
-        pixels = pixels.mT
-    return pixels.flip(_FLIPPED[orientation]) if orientation in _FLIPPED else pixels
+        pixels = pixels.swapaxes(-1, -2)
+    return np.flip(pixels, _FLIPPED[orientation]) if orientation in _FLIPPED else pixels
 
 
-def _jpeg_pixels(image: Image.Image, data: bytes, try_torchvision: bool) -> Tensor:
+def _jpeg_pixels(image: Image.Image, data: bytes, try_torchvision: bool) -> Pixels:
     found = jpeg.read_structure(data)
     simple = image.mode in ("L", "RGB") and found is not None and found.is_in_one_scan
     pixels = _decode_jpeg(data) if try_torchvision and simple else None
@@ -208,11 +230,11 @@ def _jpeg_pixels(image: Image.Image, data: bytes, try_torchvision: bool) -> Tens
             pixels = _pixels(image)
         except OSError as error:
             raise jpeg.missing_part(data) or error from error
-    jpeg.check_whole(data, pixels.numpy(), doubtful=not simple or jpeg.is_doubtful(data, pixels.numpy()))
+    jpeg.check_whole(data, pixels, doubtful=not simple or jpeg.is_doubtful(data, pixels))
     return pixels
 
 
-def _other_pixels(image: Image.Image, data: bytes, convert: ToSrgb | None, tell: Tell) -> Tensor:
+def _other_pixels(image: Image.Image, data: bytes, convert: ToSrgb | None, tell: Tell) -> Pixels:
     """Of all formats but JPEG, those with more than 8 bits a value among them."""
     image.load()
     if image.mode.startswith("I"):
@@ -225,20 +247,20 @@ def _other_pixels(image: Image.Image, data: bytes, convert: ToSrgb | None, tell:
     return _pixels(from_deep_colours(image, data, tell) if has_deep_colours(image, data) else image, convert)
 
 
-def _pixels(image: Image.Image, convert: ToSrgb | None = None, white: int = 255) -> Tensor:
+def _pixels(image: Image.Image, convert: ToSrgb | None = None, white: int = 255) -> Pixels:
     """The image as (3, H, W), converted in bands of rows so that a large one is never held in two modes at once.
 
     convert: to sRGB, None where it is that. white: the value of it in images of mode I.
     """
     image.load()
     width, height = image.size  # after loading: Pillow turns TIFFs then
-    out = np.empty((3, height, width), dtype=np.uint8)
+    out = np.empty((height, width, 3), dtype=np.uint8)
     rows = max(1, _BAND_PIXELS // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         band = image if bottom - top == height else image.crop((0, top, width, bottom))
-        out[:, top:bottom] = _rgb(band, convert, white).transpose(2, 0, 1)
-    return torch.from_numpy(out)
+        out[top:bottom] = _rgb(band, convert, white)
+    return out.transpose(2, 0, 1)
 
 
 def _rgb(image: Image.Image, convert: ToSrgb | None, white: int) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """Which data source a configuration means, opened for one split. One file a source, one line in a table."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,3 +64,10 @@ def open_samples(config: DataConfig, split: str, img_size: tuple[int, int], seed
     limit = {"train": config.num_train, "valid": config.num_valid, "test": config.num_valid}[split]
     read = next(read for is_meant, read in _SOURCES if is_meant(config))
     return read(config, _Part(split, stored_size(img_size), limit, seed))
+
+
+def check_source(config: DataConfig, img_size: tuple[int, int]) -> None:
+    """Raise at once what `open_samples` would where there is nothing of that name; what is there is not read."""
+    there = config.data == DRAWN_FACES or os.path.lexists(config.data)
+    if not there or not (config.labels is None or os.path.lexists(config.labels)):
+        open_samples(config, "train", img_size)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitpe.data.images import use_torchvision
 from vitpe.data.samples import OnProgress, Samples
 
 _DEVICE_SHARE: Final = 0.6  # of a GPU's free memory that the images may take; the rest is for training
@@ -30,6 +31,7 @@ class ImageStore:
         self, samples: Samples, device: torch.device, where: str = "auto", on_progress: OnProgress | None = None
     ) -> None:
         """Reads, decodes or draws what is kept, which may take minutes. where: "auto" for what fits."""
+        use_torchvision()
         self.samples, self.device = samples, device
         self.where = choose_store(samples, device) if where == "auto" else where
         self._labels = torch.from_numpy(samples.labels).to(device)

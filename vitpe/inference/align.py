@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vitpe.celeba import LEFT_EYE, RIGHT_EYE, SIZE
+from vitpe.data.images import Pixels
 from vitpe.errors import VitpeError
 
 Eyes = tuple[tuple[float, float], tuple[float, float]]
@@ -47,8 +46,8 @@ class FaceAligner:
         self._tell = tell
         self._local = threading.local()  # a cascade must not be used by two threads at once
 
-    def __call__(self, image: Tensor, name: str) -> Tensor:
-        upright = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    def __call__(self, image: Pixels, name: str) -> Pixels:
+        upright = np.ascontiguousarray(image.transpose(1, 2, 0))
         for angle in _ANGLES:
             pixels = self._turn(upright, angle)
             faces = self._find_faces(pixels)
@@ -77,20 +76,20 @@ class FaceAligner:
         )
         return turned
 
-    def _warp(self, pixels: NDArray[np.uint8], eyes: Eyes) -> Tensor:
+    def _warp(self, pixels: NDArray[np.uint8], eyes: Eyes) -> Pixels:
         """The part of the image that has `eyes` at EYES, (3, 218, 178)."""
         scale = float(np.hypot(*similarity(eyes, EYES)[:, 0]))
         if scale < 1:  # warping samples single pixels, so a large photo is averaged down first
             pixels = self._cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=self._cv2.INTER_AREA)
             eyes = (eyes[0][0] * scale, eyes[0][1] * scale), (eyes[1][0] * scale, eyes[1][1] * scale)
-        moved = self._cv2.warpAffine(
+        moved: NDArray[np.uint8] = self._cv2.warpAffine(
             pixels,
             similarity(eyes, EYES),
             (SIZE[1], SIZE[0]),
             flags=self._cv2.INTER_LINEAR,
             borderMode=self._cv2.BORDER_REPLICATE,
         )
-        return torch.from_numpy(np.ascontiguousarray(moved.transpose(2, 0, 1)))
+        return moved.transpose(2, 0, 1)
 
     def _cascade(self, name: str) -> Any:
         if not hasattr(self._local, name):

@@ -2,10 +2,11 @@
 
 On a CPU each worker thread takes a batch of files through all of it: read, decode, crop, and the model on one thread.
 That keeps every core busy without any of them waiting for another in the middle of a matrix product. For a GPU they
-read, decode and crop; the caller's thread alone runs the model, as each thread that does takes 32 MiB there for cuBLAS.
+read, decode and crop; the caller's thread alone runs the model. Torch-free: see vitpe.inference.engines.
 """
 
 import io
+import itertools
 import os
 import queue
 import threading
@@ -14,72 +15,86 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor, nn
 
-from vitpe.data.images import Remarks, center_crop, crop_and_resize, decode
-from vitpe.errors import UsageError, VitpeError
+from vitpe.data.images import Pixels, Remarks, center_crop, crop_and_resize, decode
+from vitpe.errors import VitpeError
 from vitpe.files import make_folder, write_atomic
+from vitpe.inference.engines import Engine, HandingOver, NumpyEngine, many_images, num_workers
 from vitpe.inference.inputs import Input
 from vitpe.inference.predictions import Prediction, select_attributes
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.model.inputs import classify, predicting_classifier, stack_images
 from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
-from vitpe.runs.checkpoint import load_checkpoint
-from vitpe.runs.metadata import CheckpointInfo
+from vitpe.runs.metadata import CheckpointInfo, read_info
 
-_MAX_BATCH: Final = 8  # a CPU core gains nothing from more, and loses what its caches hold
-_MAX_BATCH_GPU: Final = 64
 _GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
 _CROP_NAME_BYTES: Final = 150
 
-_Read = tuple[str, Tensor] | Prediction
+_Read = tuple[str, Pixels] | Prediction
 """An input's name and pixels, or the record of one that cannot be read."""
 
-Align = Callable[[Tensor, str], Tensor]
+Align = Callable[[Pixels, str], Pixels]
 """(decoded image (3, H, W), its name) → the part of it to show the model."""
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """uint8 images → logits, which of the attributes to list, and from which probability on one is present."""
+class Listing:
+    """What records say: columns of the attributes, the probability from which on each is present, and how many of them
+    (top), None for all.
+    """
 
-    classifier: nn.Module
-    info: CheckpointInfo
-    listed: tuple[int, ...]
+    columns: tuple[int, ...]
     thresholds: tuple[float, ...]
-    device: torch.device
     top: int | None = None
+
+    @staticmethod
+    def of(
+        info: CheckpointInfo, attributes: str | None = None, threshold: float | None = None, top: int | None = None
+    ) -> "Listing":
+        """attributes: names parted by commas, all for None. threshold: for all, the checkpoint's own for None.
+
+        Raises UsageError for unknown attributes.
+        """
+        names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
+        columns = tuple(select_attributes(info.attributes, names))
+        return Listing(columns, tuple(info.thresholds[i] if threshold is None else threshold for i in columns), top)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """uint8 images → predictions."""
+
+    engine: Engine
+    info: CheckpointInfo
+    listing: Listing
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """The listed attributes' names."""
-        return tuple(self.info.attributes[i] for i in self.listed)
+        return tuple(self.info.attributes[i] for i in self.listing.columns)
 
-    def predict(self, images: Sequence[tuple[str, Tensor]]) -> list[Prediction]:
+    def predict(self, images: Sequence[tuple[str, Pixels]]) -> list[Prediction]:
         """One Prediction for each name and uint8 (3, H, W) image of the model's size; VitpeError for a model that gives
         NaN.
         """
-        pixels = stack_images([image for _, image in images]).to(self.device)
-        logits = classify(self.classifier, pixels).cpu().double().numpy()
+        logits = self.engine.classify([image for _, image in images])
         if not np.isfinite(logits).all():
             raise VitpeError(
                 "the model's answers are not finite",
                 "its weights are damaged or its training diverged: use an earlier checkpoint",
             )
-        probs = sigmoid(logits)[:, list(self.listed)]
-        thresholds = np.array(self.thresholds)
+        probs = sigmoid(logits)[:, list(self.listing.columns)]
+        thresholds = np.array(self.listing.thresholds)
         return [
-            Prediction.from_probs(name, row, self.attributes, thresholds, top=self.top)
+            Prediction.from_probs(name, row, self.attributes, thresholds, top=self.listing.top)
             for (name, _), row in zip(images, probs, strict=True)
         ]
 
-    def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> Tensor:
+    def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> Pixels:
         """Encoded bytes → uint8 (3, H, W) as the model sees it; ImageError for what is no image.
 
         remarks: gets what is doubtful about it.
@@ -115,29 +130,36 @@ class ReadErrors:
             )
 
 
-def load_predictor(
+def choose_engine(
     checkpoint: Path,
-    device: torch.device,
-    attributes: str | None = None,
-    threshold: float | None = None,
-    top: int | None = None,
-) -> Predictor:
-    """attributes: names parted by commas, all for None. threshold: in [0, 1] for all, the checkpoint's own for None.
+    inputs: Iterable[Input],
+    device: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    *,
+    streaming: bool = False,
+) -> tuple[Engine, Iterable[Input]]:
+    """What will be done soonest, and the inputs again, some of which are looked at for it.
 
-    From here on torch works with one thread an operation, in this and all later threads: see predict_files.
-    Raises UsageError for unknown attributes and values out of range, VitpeError for a bad checkpoint.
+    Numpy for fewer than `many_images`, torch for more; for a stream, numpy until so many wait. Where a device or
+    another precision is asked for, torch. Equal inputs get the same one; when a stream changes to torch is up to the
+    clock.
+    Raises VitpeError for a checkpoint that cannot be read.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"threshold {threshold} is not a probability", "choose one from 0 to 1")
-    if top is not None and top < 1:
-        raise UsageError(f"top {top} lists nothing", "choose 1 or more")
-    torch.set_num_threads(1)
-    model, info = load_checkpoint(checkpoint)
-    classifier = predicting_classifier(model, info.mean, info.std).to(device)
-    names = info.attributes if attributes is None else [name.strip() for name in attributes.split(",")]
-    listed = tuple(select_attributes(info.attributes, names))
-    thresholds = tuple(info.thresholds[i] if threshold is None else threshold for i in listed)
-    return Predictor(classifier, info, listed, thresholds, device, top)
+
+    def load_torch() -> Engine:
+        from vitpe.device import select_device
+        from vitpe.inference.torch_engine import TorchEngine
+
+        return TorchEngine(checkpoint, select_device(device), precision)
+
+    if device is not None or precision != "fp32":
+        return load_torch(), inputs
+    many = many_images(read_info(checkpoint).model)
+    if streaming:
+        return HandingOver(NumpyEngine(checkpoint), load_torch, many), inputs
+    rest = iter(inputs)
+    first = list(itertools.islice(rest, many))
+    return NumpyEngine(checkpoint) if len(first) < many else load_torch(), itertools.chain(first, rest)
 
 
 def predict_files(
@@ -152,7 +174,7 @@ def predict_files(
     """A Prediction for each input, in order, as soon as its batch is done; one with an error where it cannot be read.
 
     streaming: inputs may be slow to come, so do not wait for a whole batch of them. Otherwise equal inputs make equal
-    batches and so the same digits (in batches of another size the last digit of six may differ).
+    batches and so the same digits (in torch's batches of another size the last digit of six may differ).
     remarks: gets what is doubtful about the images.
     crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come.
     """
@@ -177,33 +199,34 @@ def predict_files(
         done = iter(predictor.predict(images) if images else [])
         return [next(done) if isinstance(each, tuple) else each for each in found]
 
-    def read_and_answer(numbered: list[tuple[int, Input]]) -> list[Prediction]:
-        return answer(read(numbered))
+    def work(numbered: list[tuple[int, Input]]) -> list[_Read]:
+        found = read(numbered)
+        return [*answer(found)] if engine.in_workers else found
 
     if crops is not None:
         _make_crops_folder(crops)
-    num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_cpu = predictor.device.type == "cpu"
-    work = read_and_answer if on_cpu else read
-    max_batch = _MAX_BATCH if on_cpu else _MAX_BATCH_GPU
-    ahead = _Ahead(enumerate(inputs, start=1), 2 * num_workers * max_batch)
-    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="vitpe-predict")
+    engine = predictor.engine
+    num_threads = num_workers()
+    size, on_full = 2 * num_threads * engine.max_batch, None
+    if isinstance(engine, HandingOver):
+        size, on_full = max(size, engine.many), engine.begin
+    ahead = _Ahead(enumerate(inputs, start=1), size, on_full)
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="vitpe-predict")
     try:
-        working: deque[Future[Any]] = deque()
+        working: deque[Future[list[_Read]]] = deque()
         num_batches = 0
         while True:
-            while len(working) < 2 * num_workers:
+            while len(working) < 2 * num_threads:
                 # Batches grow: the first answers come early, and a few images are spread over all workers.
-                size = min(1 << min(num_batches // num_workers, 10), max_batch)
-                batch = ahead.take(size, streaming, wait=not working)
+                batch_size = min(1 << min(num_batches // num_threads, 10), engine.max_batch)
+                batch = ahead.take(batch_size, streaming, wait=not working)
                 if not batch:
                     break
                 working.append(pool.submit(work, batch))
                 num_batches += 1
             if not working:
                 break
-            done = working.popleft().result()
-            yield from done if on_cpu else answer(done)
+            yield from answer(working.popleft().result())
         ahead.check()
     finally:
         ahead.close()
@@ -214,11 +237,15 @@ class _Ahead:
     """Numbered inputs taken from an iterable by a thread, because getting the next one may take for ever.
 
     It runs at most `size` ahead, and is let go on once for each batch: to wake it for each input would cost more.
+    on_full: called, perhaps often, when so many wait.
     """
 
-    def __init__(self, inputs: Iterable[tuple[int, Input]], size: int) -> None:
+    def __init__(
+        self, inputs: Iterable[tuple[int, Input]], size: int, on_full: Callable[[], None] | None = None
+    ) -> None:
         self._waiting: queue.SimpleQueue[tuple[int, Input] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(size)
+        self._on_full = on_full
         self._error: BaseException | None = None
         self._closed = self._ended = False
         threading.Thread(target=self._fill, args=(inputs,), name="vitpe-inputs", daemon=True).start()
@@ -257,7 +284,10 @@ class _Ahead:
     def _fill(self, inputs: Iterable[tuple[int, Input]]) -> None:
         try:
             for item in inputs:
-                self._room.acquire()
+                if not self._room.acquire(blocking=False):
+                    if self._on_full is not None:
+                        self._on_full()
+                    self._room.acquire()
                 if self._closed:
                     return
                 self._waiting.put(item)
@@ -279,9 +309,9 @@ def _crop_name(number: int, name: str) -> str:
     return f"{number:08d}-{os.fsdecode(stem)}.png"
 
 
-def _png(image: Tensor) -> bytes:
+def _png(image: Pixels) -> bytes:
     buffer = io.BytesIO()
     origin = PngInfo()
     origin.add_text("Software", PNG_SOFTWARE)
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "png", pnginfo=origin)
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(buffer, "png", pnginfo=origin)
     return buffer.getvalue()

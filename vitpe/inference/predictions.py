@@ -18,6 +18,7 @@ class EvalInfo:
 
     checkpoint: its path. split: train, valid or test. data_source: as in vitpe.data. step: of the checkpoint.
     thresholds: in words, say "0.5" or "tuned on valid for f1". calibration: in words, None for none.
+    precision: fp32 or bf16.
     """
 
     checkpoint: str
@@ -26,6 +27,7 @@ class EvalInfo:
     step: int | None = None
     thresholds: str = "0.5"
     calibration: str | None = None
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)

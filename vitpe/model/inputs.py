@@ -3,6 +3,7 @@
 Each classifier holds a model, with the mean and std that it was trained with, and never changes it.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vitpe.data.batches import Batch
-from vitpe.device import computes_bfloat16
+from vitpe.device import Precision, check_bfloat16, computes_bfloat16
 from vitpe.model.vit import VisionTransformer
 
 
@@ -45,8 +46,12 @@ class PixelClassifier(nn.Module):
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: numbers (B, K) of the patches that are not dropped, None for all."""
-        logits: Tensor = self.model(images, keep, self.normalize)
+        logits: Tensor = self.model(images, keep, self._normalize)
         return logits.float()
+
+    def _normalize(self, patches: Tensor) -> Tensor:
+        values: Tensor = self.normalize(patches)
+        return values.to(self.model.pos_embed.dtype)
 
 
 class FoldedClassifier(nn.Module):
@@ -66,16 +71,19 @@ class FoldedClassifier(nn.Module):
         projection = model.patch_embed.proj
         assert model.stem is None and projection.bias is not None
         self.model = model
-        weight, bias = projection.weight.detach().double(), projection.bias.detach().double()
-        weight = weight / weight.new_tensor(std).view(-1, 1, 1)
-        bias = bias - (weight * weight.new_tensor(mean).view(-1, 1, 1)).sum(dim=(1, 2, 3))
-        weight = (weight / 255).permute(0, 2, 3, 1).flatten(1)
-        self.register_buffer("weight", weight.float(), persistent=False)
-        self.register_buffer("bias", bias.float(), persistent=False)
+        precise = projection.weight.detach().double()
+        weight = (precise / (255 * precise.new_tensor(std).view(-1, 1, 1))).to(projection.weight.dtype)
+        # Of the weight as it was rounded, so that what rounding did to it does nothing to the mean colour.
+        at_mean = (weight.double() * 255 * precise.new_tensor(mean).view(-1, 1, 1)).sum(dim=(1, 2, 3))
+        bias = projection.bias.detach().double() - at_mean
+        self.register_buffer("weight", weight.permute(0, 2, 3, 1).flatten(1).contiguous(), persistent=False)
+        self.register_buffer("bias", bias.to(projection.weight.dtype), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: as from `stack_images`; any other order in memory is slower."""
-        tokens = linear(self._patches(images).float(), self.weight, self.bias) + self.model.pos_embed[:, 1:]
+        # A pixel's 256 values are whole numbers in bfloat16, too.
+        pixels = self._patches(images).type(self.weight.dtype)
+        tokens = linear(pixels, self.weight, self.bias) + self.model.pos_embed[:, 1:]
         logits: Tensor = self.model.classify(self.model.add_cls_token(tokens))
         return logits.float()
 
@@ -87,14 +95,28 @@ class FoldedClassifier(nn.Module):
         return patches.reshape(b, rows * columns, p * p * channels)
 
 
-def predicting_classifier(model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """The fastest one without gradients: uint8 images (B, C, H, W) → float32 logits (B, A)."""
-    return FoldedClassifier(model, mean, std) if model.stem is None else PixelClassifier(model, mean, std)
+def predicting_classifier(
+    model: VisionTransformer,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    precision: Precision = "fp32",
+) -> nn.Module:
+    """The fastest one without gradients: uint8 images (B, C, H, W) → float32 logits (B, A), on the device.
+
+    precision: on a GPU "fp32" is what `autocast` makes of it; with "bf16" all is computed in bfloat16, by a copy of the
+    model. Raises UsageError for a device that only emulates that.
+    """
+    if precision == "bf16":
+        check_bfloat16(device)
+        model = copy.deepcopy(model).to(torch.bfloat16)
+    folded = FoldedClassifier(model, mean, std) if model.stem is None else PixelClassifier(model, mean, std)
+    return folded.to(device)
 
 
-def stack_images(images: Sequence[Tensor]) -> Tensor:
+def stack_images(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """B images (C, H, W) → (B, C, H, W), channels last in memory, as decoders leave them: it copies runs of bytes."""
-    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([image.transpose(1, 2, 0) for image in images])).permute(0, 3, 1, 2)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

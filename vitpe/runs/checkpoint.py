@@ -5,7 +5,6 @@ need (`pos_embed` and the patch projection).
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitpe.config import ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.files import provide_temporary_folder, write_atomic
 from vitpe.model.facts import ModelFacts
@@ -23,6 +21,7 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import KEY, CheckpointInfo, facts_beside, parse_info
 from vitpe.runs.tensor_file import TensorFile, open_tensors
+from vitpe.runs.weights import not_finite, open_weights, refuse_history
 from vitpe.text import brief
 
 HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
@@ -76,31 +75,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def load_checkpoint(path: Path) -> tuple[VisionTransformer, CheckpointInfo]:
-    """The model with its weights on the CPU, and its info, both of the same file though it is replaced meanwhile.
-
-    Raises VitpeError naming the file, and the tensor where one is missing, surplus, of another shape or type, or not
-    finite.
+    """The model with its weights on the CPU in float32, and its info, both of the same file though it is replaced
+    meanwhile. Raises VitpeError as `open_weights`, and naming a tensor that is not finite.
     """
     provide_temporary_folder()  # which torch asks for when it outlines a model
-    with open_tensors(path) as file:
-        info = parse_info(file.metadata, path)
-        _refuse_history(info, path)
-        outline = _outline(file)
-        _check_claims(info.model, outline, path)
-        with torch.device("meta"):
-            model = VisionTransformer(info.model)
-        check_tensors(outline, model.state_dict(), path)
-        tensors = _read_all(file)
+    with open_weights(path) as (file, info):
+        tensors = {name: tensor.float() for name, tensor in _read_all(file).items()}
     check_finite(tensors, path)
+    with torch.device("meta"):
+        model = VisionTransformer(info.model)
     model.load_state_dict(tensors, assign=True)
     return model.eval(), info
-
-
-def _refuse_history(info: CheckpointInfo, path: Path) -> None:
-    if info.history_only:
-        raise VitpeError(
-            f"{path} holds position embeddings only, no whole model", "use best.safetensors of the same run"
-        )
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
@@ -120,33 +105,7 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise VitpeError naming the first tensor that has infinities or NaN."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise VitpeError(
-                f"{path}: tensor {name} has values that are not finite",
-                "training diverged (lower the learning rate: --set train.adamw_lr=…), or the file is damaged",
-            )
-
-
-def _check_claims(model: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Hold the sizes that the metadata claims against the tensors before anything is built from them: a damaged number
-    could ask for more memory than there is.
-    """
-    if model.depth > len(tensors):
-        raise VitpeError(f"{path}: {len(tensors)} tensors are too few for {model.depth} blocks", _DAMAGED)
-    claims: dict[str, tuple[int, ...]] = {
-        "pos_embed": (1, 1 + model.num_patches, model.embed_dim),
-        "patch_embed.proj.weight": (model.embed_dim, model.in_chans, model.patch_size, model.patch_size),
-        f"blocks.{model.depth - 1}.mlp.fc1.weight": (model.mlp_dim, model.embed_dim),
-        "head.weight": (model.num_classes, model.embed_dim),
-    }
-    if model.stem_width:
-        claims["stem.conv1.weight"] = (model.stem_width, model.in_chans * 9)
-    for name, shape in claims.items():
-        if name not in tensors:
-            raise VitpeError(f"{path}: tensor {name} is missing", _DAMAGED)
-        if tensors[name].shape != shape:
-            raise VitpeError(
-                f"{path}: tensor {name} is {_describe(tensors[name])}, its metadata says {shape}", _DAMAGED
-            )
+            raise not_finite(path, name)
 
 
 @dataclass(frozen=True)
@@ -164,7 +123,7 @@ def load_foreign(path: Path) -> Foreign:
     with open_tensors(path) as file:
         if KEY in file.metadata:
             info = parse_info(file.metadata, path)
-            _refuse_history(info, path)
+            refuse_history(info, path)
             model = info.model
             facts = ModelFacts("its metadata", model.grid_size, model.num_heads, info.attributes, is_ours=True)
         else:
@@ -201,23 +160,13 @@ def _outline(file: TensorFile) -> dict[str, Tensor]:
 def _read_all(file: TensorFile) -> dict[str, Tensor]:
     """The tensors, in memory of their own."""
     outline = _outline(file)
-    size, room = sum(entry.num_bytes for entry in file.tensors.values()), _memory_bytes()
-    if size > room:
-        raise VitpeError(
-            f"{file.path} holds {size / 1e9:,.0f} GB of tensors, this machine has {room / 1e9:,.0f} GB of memory",
-            "use a smaller model, or a larger machine",
-        )
+    file.check_memory()
     tensors = {}
     for name, like in outline.items():
         data = torch.empty(file.tensors[name].num_bytes, dtype=torch.uint8)
         file.read_into(name, data.numpy().data)
         tensors[name] = data.view(like.dtype).reshape(like.shape)
     return tensors
-
-
-def _memory_bytes() -> int:
-    """All that the machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 40
 
 
 def _describe(tensor: Tensor) -> str:

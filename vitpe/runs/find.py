@@ -67,7 +67,7 @@ def weights_file(path: Path) -> Path:
         case "file":
             return path
         case None:
-            raise VitpeError(f"no file {path}", "check the name")
+            raise VitpeError(f"no checkpoint {path}", "check the name, or train one first: vitpe train")
     single = _single_files(path)
     for file in single:
         if file.name in ("best.safetensors", *_MODEL):

@@ -89,6 +89,16 @@ class TensorFile:
         except OSError as error:
             raise unreadable_error(path, error) from error
 
+    def check_memory(self) -> None:
+        """VitpeError when this machine has not the memory that all tensors take."""
+        size = sum(entry.num_bytes for entry in self.tensors.values())
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 40
+        if size > room:
+            raise VitpeError(
+                f"{self.path} holds {size / 1e9:,.0f} GB of tensors, this machine has {room / 1e9:,.0f} GB of memory",
+                "use a smaller model, or a larger machine",
+            )
+
     def check_unchanged(self) -> None:
         """VitpeError when the file was written to since it was opened: what was read may be half of each."""
         if self._stamp() != self.stamp:

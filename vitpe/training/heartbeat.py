@@ -19,7 +19,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from vitpe.errors import UsageError, VitpeError
-from vitpe.training.launch import Launch
+from vitpe.launch import Launch
 
 JOIN_SECONDS = 600.0
 """How long a worker waits at the start for the others."""

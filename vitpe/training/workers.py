@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
+from vitpe.launch import Launch
 from vitpe.training.heartbeat import WAITING, Heartbeat, connect
-from vitpe.training.launch import Launch
 
 _HOST_TIMEOUT: Final = timedelta(hours=12)
 """Of values on the host, for which workers also wait while the first one scores."""

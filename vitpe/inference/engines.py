@@ -1,0 +1,126 @@
+"""What runs the model for `predict`: numpy, which answers at once, or torch, which takes seconds to import.
+
+Torch-free: torch is imported where a TorchEngine is made.
+"""
+
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.config import ModelConfig
+from vitpe.data.images import Pixels
+from vitpe.model.numpy_forward import NumpyClassifier
+from vitpe.model.shapes import tensor_shapes
+from vitpe.runs.weights import load_arrays
+
+# Medians on two cores of an AMD EPYC (Zen 4), one thread an image; `python -m tests.benchmarks startup` measures them
+# anew. On a processor of another speed all of them change alike, and what follows from them stays.
+_IMPORT_S: Final = 3.1
+"""For importing torch and torchvision."""
+_DECODE_S: Final = 2.1e-4
+"""By which torchvision decodes one of CelebA's JPEGs sooner than Pillow."""
+_NUMPY_S: Final = 1.5e-11
+"""A floating-point operation of a model's, in numpy."""
+_TORCH_S: Final = 1.3e-11
+"""And in torch."""
+
+
+class Engine(Protocol):
+    """Decoded images → logits. Safe for threads."""
+
+    @property
+    def max_batch(self) -> int:
+        """How many images to give it at once."""
+
+    @property
+    def in_workers(self) -> bool:
+        """Whether each thread that decodes runs it too; else one thread alone should."""
+
+    def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
+        """uint8 (3, H, W) images of the model's size → (B, A) logits."""
+
+
+class NumpyEngine:
+    """One image at a time, in the calling thread alone."""
+
+    max_batch = 4
+    in_workers = True
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Raises VitpeError for a checkpoint that cannot be read."""
+        weights, self.info = load_arrays(checkpoint)
+        self._classifier = NumpyClassifier(self.info.model, weights, self.info.mean, self.info.std)
+
+    def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
+        """(B, A)"""
+        return np.array([self._classifier(image) for image in images], dtype=np.float64)
+
+
+class HandingOver:
+    """Numpy until there is enough to do, then torch, which is loaded beside it. many: how much is enough."""
+
+    def __init__(self, first: Engine, load: Callable[[], Engine], many: int) -> None:
+        self.many = many
+        self._engine = first
+        self._load = load
+        self._begun = False
+
+    @property
+    def max_batch(self) -> int:
+        """Of the one that answers now."""
+        return self._engine.max_batch
+
+    @property
+    def in_workers(self) -> bool:
+        """Of the one that answers now."""
+        return self._engine.in_workers
+
+    def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
+        """(B, A), by the one that answers now."""
+        return self._engine.classify(images)
+
+    def begin(self) -> None:
+        """Load the second engine in a thread of its own; once it is there, it answers. May be called often."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._hand_over, name="vitpe-engine", daemon=True).start()
+
+    def _hand_over(self) -> None:
+        with suppress(Exception):  # then the first goes on, whose answers are the same
+            self._engine = self._load()
+
+
+def many_images(config: ModelConfig) -> int:
+    """From how many images on torch, with the time that it takes to import, is done sooner than numpy."""
+    operations = num_operations(config)
+    gain = _DECODE_S + operations * (_NUMPY_S - (0 if _may_have_gpu() else _TORCH_S))
+    return round(_IMPORT_S * num_workers() / gain)
+
+
+def num_operations(config: ModelConfig) -> int:
+    """Floating-point operations of one image: two for each weight that a token meets, and the products of attention."""
+    tokens = 1 + config.num_patches
+    per_token = sum(
+        shape[0] * int(np.prod(shape[1:]))
+        for name, shape in tensor_shapes(config).items()
+        if len(shape) > 1 and name.startswith(("blocks.", "patch_embed."))
+    )
+    return 2 * tokens * per_token + 4 * config.depth * tokens * tokens * config.embed_dim
+
+
+def num_workers() -> int:
+    """Threads for one image each: the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _may_have_gpu() -> bool:
+    """Whether there is a sign of one. Only torch knows."""
+    return Path("/dev/nvidiactl").exists() or (sys.platform == "darwin" and platform.machine() == "arm64")

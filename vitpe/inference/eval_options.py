@@ -1,0 +1,99 @@
+"""What `eval` is asked for, and all that is known of it before a model runs. Torch-free."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from vitpe.config import DataConfig
+from vitpe.data.sources import check_source
+from vitpe.errors import UsageError
+from vitpe.inference.trained_on import data_of
+from vitpe.metrics.thresholds import Criterion, Method
+from vitpe.runs.find import weights_file
+from vitpe.runs.metadata import read_info
+
+Split = Literal["train", "valid", "test"]
+FIT_SPLIT: Final = "valid"
+"""Where thresholds and calibration are fitted, and so where they are not to be reported."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """data, labels: as in DataConfig, None for what the run was trained on. split: train, valid or test.
+
+    thresholds: "tune", or a number for all attributes, or None for the checkpoint's own. criterion: of tuning, None
+    for the first of CRITERIA. calibrate: None for not at all. precision: in which the model computes what is reported.
+    Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
+    """
+
+    data: str | None = None
+    labels: Path | None = None
+    split: Split = "valid"
+    thresholds: str | None = None
+    criterion: Criterion | None = None
+    calibrate: Method | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.data is None:
+            raise UsageError(f"--labels {self.labels} without --data", "name the folder of the images: --data FOLDER")
+        if self.criterion is not None and not self.tunes:
+            raise UsageError(f"--criterion {self.criterion} without tuning", "tune thresholds with: --thresholds tune")
+        if self.fits and self.split == FIT_SPLIT:
+            raise UsageError(
+                f"what is fitted on {FIT_SPLIT} must not be reported on {FIT_SPLIT}", "report on test: --split test"
+            )
+        if not self.tunes and self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.thresholds} is not a probability", "choose one from 0 to 1, or tune")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether thresholds are fitted."""
+        return self.thresholds == "tune"
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is."""
+        return self.tunes or self.calibrate is not None
+
+    @property
+    def threshold(self) -> float | None:
+        """The number given for all attributes, if one was."""
+        if self.thresholds is None or self.tunes:
+            return None
+        try:
+            return float(self.thresholds)
+        except ValueError:
+            raise UsageError(f"--thresholds {self.thresholds!r}", "choose 'tune', or a number from 0 to 1") from None
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """Checkpoints to score, and the images to score them on."""
+
+    checkpoints: tuple[Path, ...]
+    data: DataConfig
+    options: EvalOptions
+
+
+def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None]) -> EvalPlan:
+    """What paths, of checkpoints or runs, and options come to. tell: called with what the user should know.
+
+    Raises VitpeError for checkpoints that cannot be read and for data that are not there, UsageError when the
+    checkpoints were trained on different data and none were named.
+    """
+    checkpoints = tuple(weights_file(path) for path in paths)
+    infos = [read_info(path) for path in checkpoints]
+    if options.data is not None:
+        data = DataConfig(data=options.data, labels=None if options.labels is None else str(options.labels))
+    else:
+        found = [data_of(path, info, tell) for path, info in zip(checkpoints, infos, strict=True)]
+        data = found[0]
+        if data != found[-1]:
+            raise UsageError(
+                f"{checkpoints[0]} was trained on {data.data}, {checkpoints[-1]} on {found[-1].data}",
+                "name the images to compare them on: --data FOLDER",
+            )
+    check_source(data, infos[0].model.img_size)
+    return EvalPlan(checkpoints, data, options)

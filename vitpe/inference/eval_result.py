@@ -1,0 +1,113 @@
+"""A checkpoint's answers on a split, beside the labels. Torch-free."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.config import DRAWN_FACES
+from vitpe.errors import VitpeError
+from vitpe.inference.predictions import EvalInfo
+from vitpe.metrics.comparison import Comparison, compare
+from vitpe.metrics.scores import Scores, score
+from vitpe.metrics.thresholds import DEFAULT_THRESHOLD, sigmoid
+from vitpe.runs.metadata import CheckpointInfo
+from vitpe.text import some
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A checkpoint's logits (n, A) on a split, with the labels (n, A), for those of its attributes that have labels.
+
+    columns: (A,) which of the checkpoint's attributes those are. source, notes: of the images, as their reader says.
+    threshold: for all attributes, None for the checkpoint's own. precision: in which the logits were computed.
+    """
+
+    path: Path
+    info: CheckpointInfo
+    split: str
+    source: str
+    columns: tuple[int, ...]
+    logits: NDArray[np.float64]
+    labels: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+    threshold: float | None = None
+    precision: str = "fp32"
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The A names."""
+        return tuple(self.info.attributes[column] for column in self.columns)
+
+    def probs(self) -> NDArray[np.float64]:
+        """(n, A) in [0, 1]."""
+        return sigmoid(self.logits)
+
+    def thresholds(self) -> NDArray[np.float64]:
+        """(A,) the one given, else the checkpoint's, but 0.5 on the split that these were tuned on."""
+        if self.threshold is not None:
+            return np.full(len(self.columns), self.threshold)
+        if self.tuned_here():
+            return np.full(len(self.columns), DEFAULT_THRESHOLD)
+        return np.array(self.info.thresholds)[list(self.columns)]
+
+    def tuned_here(self) -> bool:
+        """Whether the checkpoint's thresholds were tuned on this split."""
+        return self.info.thresholds_split == self.split
+
+    def scores(self) -> Scores:
+        """At `thresholds`."""
+        return score(self.probs(), self.labels, self.attributes, self.thresholds())
+
+    def describe(self) -> EvalInfo:
+        """What was scored, in words."""
+        info = self.info
+        thresholds = thresholds_in_words(info)
+        if self.threshold is not None or self.tuned_here():
+            thresholds = f"{self.thresholds()[0]:g}"
+        calibration = calibration_in_words(info)
+        return EvalInfo(str(self.path), self.split, self.source, info.step, thresholds, calibration, self.precision)
+
+    def all_notes(self) -> Iterator[str]:
+        """What the user should know of these scores, a line each."""
+        info, path = self.info, self.path
+        yield from self.notes
+        if info.data_source == DRAWN_FACES and self.source == DRAWN_FACES:
+            yield "these are drawn faces: the scores say nothing about photos"
+        elif info.data_source == DRAWN_FACES:
+            yield f"{path} was trained on drawn faces, not on photos"
+        if self.tuned_here() and self.threshold is None:
+            thresholds = thresholds_in_words(info)
+            yield f"{path} has thresholds {thresholds}, so {self.split} is scored at 0.5; --split test uses them"
+        if info.calibration_split == self.split:
+            yield f"{path} was calibrated on {self.split}, which flatters its Brier score and calibration error here"
+        missing = [name for name in info.attributes if name not in self.attributes]
+        if missing:
+            shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            yield f"{len(missing)} of {len(info.attributes)} attributes have no labels here and are left out: {shown}"
+
+
+def thresholds_in_words(info: CheckpointInfo) -> str:
+    """ "tuned on valid for f1", or "0.5"."""
+    if info.thresholds_split is None:
+        return str(DEFAULT_THRESHOLD)
+    return f"tuned on {info.thresholds_split} for {info.thresholds_criterion}"
+
+
+def calibration_in_words(info: CheckpointInfo) -> str | None:
+    """ "platt on valid", or None."""
+    return None if info.calibration_split is None else f"{info.calibration_method} on {info.calibration_split}"
+
+
+def compare_results(first: EvalResult, second: EvalResult) -> Comparison:
+    """Second against first on the same images; VitpeError when they answered different questions."""
+    if first.attributes != second.attributes or not np.array_equal(first.labels, second.labels):
+        raise VitpeError(
+            f"{first.path} answers {some(first.attributes)}, {second.path} answers {some(second.attributes)}",
+            "compare models of the same attributes and images",
+        )
+    return compare(
+        first.probs(), second.probs(), first.labels, first.attributes, first.thresholds(), second.thresholds()
+    )

@@ -1,0 +1,95 @@
+"""Thresholds and calibration, fitted on a checkpoint's answers and written into its file."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from vitpe.errors import VitpeError
+from vitpe.inference.eval_options import EvalOptions
+from vitpe.inference.eval_result import EvalResult
+from vitpe.inference.trained_on import run_of
+from vitpe.metrics.thresholds import CRITERIA, DEFAULT_THRESHOLD, calibrate, sigmoid, tune_thresholds
+from vitpe.model.vit import VisionTransformer
+from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
+from vitpe.runs.metadata import CheckpointInfo
+from vitpe.text import some
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint as it was when it was read. stamp: tells its file from one that took its place later."""
+
+    path: Path
+    model: VisionTransformer
+    info: CheckpointInfo
+    stamp: tuple[int, ...]
+
+    @staticmethod
+    def of(path: Path) -> "LoadedCheckpoint":
+        """Read it; VitpeError when that cannot be done."""
+        stamp = _stamp(path)  # before, so that what comes later is noticed
+        return LoadedCheckpoint(path, *load_checkpoint(path), stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def fit(loaded: LoadedCheckpoint, answers: EvalResult, options: EvalOptions) -> LoadedCheckpoint:
+    """Fit thresholds and calibration on the checkpoint's answers and write both into its file.
+
+    Calibration is affine in the logits, so it becomes part of the head and every reader of the checkpoint has it.
+    Thresholds belong to the probabilities that they were tuned on: calibration alone sets them back to 0.5.
+    Raises VitpeError, with nothing written, when some of the checkpoint's attributes have no labels, when a run writes
+    to its folder, and when the file is not any more what was read.
+    """
+    model, info = loaded.model.cpu(), loaded.info
+    if len(answers.columns) < len(info.attributes):
+        missing = [name for name in info.attributes if name not in answers.attributes]
+        raise VitpeError(f"{answers.split} has no labels for {some(missing)}", "fitting needs all attributes' labels")
+    logits = answers.logits
+    if options.calibrate is not None:
+        calibration = calibrate(logits, answers.labels, options.calibrate)
+        scale = torch.from_numpy(calibration.scale).float()
+        with torch.no_grad():
+            model.head.weight.mul_(scale[:, None])
+            model.head.bias.mul_(scale).add_(torch.from_numpy(calibration.offset).float())
+        logits = calibration.apply(logits)
+        info = replace(
+            info,
+            calibration_split=answers.split,
+            calibration_method=options.calibrate,
+            thresholds=(DEFAULT_THRESHOLD,) * len(info.attributes),
+            thresholds_split=None,
+            thresholds_criterion=None,
+        )
+    if options.tunes:
+        criterion = options.criterion or CRITERIA[0]
+        thresholds = tune_thresholds(sigmoid(logits), answers.labels, criterion)
+        info = replace(
+            info,
+            thresholds=tuple(thresholds.tolist()),
+            thresholds_split=answers.split,
+            thresholds_criterion=criterion,
+        )
+    with held(loaded.path):
+        if _stamp(loaded.path) != loaded.stamp:
+            raise VitpeError(f"{loaded.path} has changed since it was read; it is left as it is", "start again")
+        save_checkpoint(loaded.path, model.state_dict(), info)
+        return replace(loaded, info=info, stamp=_stamp(loaded.path))
+
+
+def held(checkpoint: Path) -> AbstractContextManager[None]:
+    """Within, no run writes to the checkpoint's folder; VitpeError when one does."""
+    run = run_of(checkpoint)
+    if run is None or not run.lock.exists():  # nothing has been trained there
+        return nullcontext()
+    return run.lock_existing(
+        "wait until it has ended, or fit a copy of the checkpoint, elsewhere and with --data FOLDER"
+    )
