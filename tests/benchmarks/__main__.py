@@ -15,14 +15,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import decoding, end_to_end, gpu, model_speed, predicting, startup
+from tests.benchmarks import decoding, end_to_end, gpu, model_speed, predicting, single_answer, startup
 from tests.benchmarks.measure import Row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "suites", nargs="*", help="startup, model, decoding, predicting, end_to_end, gpu; all by default"
+        "suites", nargs="*", help="startup, single, model, decoding, predicting, end_to_end, gpu; all by default"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
     arguments = parser.parse_args()
@@ -35,6 +35,7 @@ def main() -> None:
             write_celeba_folder(celeba, num_train=3000, num_valid=64, num_test=8)
         suites = {
             "startup": startup.measure,
+            "single": single_answer.measure,
             "model": model_speed.measure,
             "decoding": lambda: decoding.measure(celeba),
             "predicting": lambda: predicting.measure(celeba),

@@ -1,7 +1,9 @@
 """A training step and inference of our ViT-Ti/16 and tiny models beside timm, Hugging Face and vit-pytorch.
 
 Random images of 208 × 176, the same batch, threads and optimizer (fused AdamW) for all: first in float32, then in
-bfloat16 where `vitpe train` chooses it on this machine, the others by autocast.
+bfloat16 where `vitpe train` chooses it on this machine, the others by autocast. "matrix products alone" is what a
+machine would do that did nothing but our model's operations, at the pace of one large square product: the ratio beside
+it is the share of that which is reached.
 """
 
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.measure import Row, compare
 from vitpe.celeba import MEAN, STD
@@ -19,6 +22,7 @@ from vitpe.training.forward import TrainForward, choose_precision
 
 SIZES = {"ViT-Ti/16": (192, 12, 3, 32), "tiny": (128, 4, 2, 64)}
 """name → width, depth, heads, batch"""
+PEAK = "matrix products alone"
 IMG_SIZE = (208, 176)
 
 
@@ -28,17 +32,47 @@ def measure(repeats: int = 7) -> list[Row]:
         images = torch.randn(batch, 3, *IMG_SIZE)
         labels = torch.randint(0, 2, (batch, 40)).float()
         models = {peer: make(width, depth, heads) for peer, make in PEERS.items()}
-        training = {peer: _training(model, images, labels) for peer, model in models.items()}
+        steps = {peer: _training(model, images, labels) for peer, model in models.items()}
+        steps[PEAK] = _at_peak(torch.float32, _operations(models["vitpe"], images, training=True))
+        found += compare(f"training step, {name}, fp32", "images/s", steps, repeats)
         if choose_precision(TrainConfig(), torch.device("cpu")) == "bf16":
-            ours = models["vitpe"]
-            training["vitpe, bf16 as trained"] = _training_as_shipped(ours, batch, labels)
-            for peer, model in models.items():
-                if model is not ours:
-                    training[f"{peer}, bf16"] = _training(model, images, labels, bf16=True)
-        found += compare(f"training step, {name}", "images/s", training, repeats)
-        inference = {peer: _inference(model, images) for peer, model in models.items()}
-        found += compare(f"inference, {name}", "images/s", inference, repeats)
+            steps = {
+                peer: _training_as_shipped(model, batch, labels)
+                if isinstance(model, VisionTransformer)
+                else _training(model, images, labels, bf16=True)
+                for peer, model in models.items()
+            }
+            steps[PEAK] = _at_peak(torch.bfloat16, _operations(models["vitpe"], images, training=True))
+            found += compare(f"training step, {name}, bf16", "images/s", steps, repeats)
+        answers = {peer: _inference(model, images) for peer, model in models.items()}
+        answers[PEAK] = _at_peak(torch.float32, _operations(models["vitpe"], images, training=False))
+        found += compare(f"inference, {name}, fp32", "images/s", answers, repeats)
     return found
+
+
+def _at_peak(dtype: torch.dtype, operations: float) -> Callable[[], float]:
+    """As many images as a large product has the operations of."""
+    side, count = 2048, 8
+    left, right = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
+
+    def multiply() -> float:
+        with torch.inference_mode():
+            for _ in range(count):
+                left @ right
+        return count * 2 * side**3 / operations
+
+    return multiply
+
+
+def _operations(model: nn.Module, images: Tensor, training: bool) -> float:
+    """Floating-point operations of the matrix products of an image."""
+    model.train(training)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(training):
+        logits = _logits(model(images))
+        if training:
+            logits.sum().backward()
+            model.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops()) / len(images)
 
 
 def _training(model: nn.Module, images: Tensor, labels: Tensor, bf16: bool = False) -> Callable[[], float]:

@@ -23,7 +23,8 @@ from vitpe.celeba import ATTRIBUTES, MEAN, STD
 from vitpe.config import PRESETS
 from vitpe.data.celeba import find_celeba, read_celeba
 from vitpe.inference.inputs import Input
-from vitpe.inference.predict import load_predictor, predict_files
+from vitpe.inference.predict import Listing, Predictor, predict_files
+from vitpe.inference.torch_engine import TorchEngine
 from vitpe.model.vit import VisionTransformer
 from vitpe.reporting import records
 from vitpe.runs.checkpoint import save_checkpoint
@@ -40,8 +41,9 @@ def measure(celeba: Path, num_images: int = NUM_IMAGES, repeats: int = 3, preset
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(num_threads) as pool:
         files, encoded = _write_images(celeba, Path(folder), num_images)
         checkpoint = Path(folder) / "model.safetensors"
-        model = _write_model(checkpoint, preset_name)
-        predictor = load_predictor(checkpoint, CPU)
+        model = write_model(checkpoint, preset_name)
+        engine = TorchEngine(checkpoint, CPU)
+        predictor = Predictor(engine, engine.info, Listing.of(engine.info))
         images = torch.randn(64, 3, *model.config.img_size)
 
         def vitpe() -> int:
@@ -130,7 +132,7 @@ def _write_images(celeba: Path, folder: Path, num_images: int) -> tuple[list[Pat
     return files, encoded
 
 
-def _write_model(path: Path, preset_name: str) -> VisionTransformer:
+def write_model(path: Path, preset_name: str) -> VisionTransformer:
     """A new model in a checkpoint: how fast it is does not depend on what it has learned."""
     model = VisionTransformer(PRESETS[preset_name].model).eval()
     count = len(ATTRIBUTES)

@@ -29,7 +29,7 @@ def strict_json(text):
 def test_eval_json_has_every_score(scores):
     document = strict_json(eval_json(scores, INFO))
     assert list(document) == [
-        *("schema", "checkpoint", "split", "data_source", "step", "thresholds", "calibration"),
+        *("schema", "checkpoint", "split", "data_source", "step", "thresholds", "calibration", "precision"),
         *("num_images", "num_attributes", "bootstrap", "mean", "attributes"),
     ]
     assert document["schema"] == 1

@@ -121,9 +121,10 @@ def train(
     }
     config = configure(given, settings or [], preset_name, resume=run if resume else None)
 
-    from vitpe.data.sources import check_source
+    if launch.world_size == 1:  # of several workers, each must hear what one of them cannot read
+        from vitpe.data.sources import check_source
 
-    check_source(config.data, config.model.img_size)
+        check_source(config.data, config.model.img_size)
 
     from vitpe.cli.console import TrainReporter, show_note, show_summary
     from vitpe.device import select_device

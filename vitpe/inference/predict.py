@@ -19,7 +19,6 @@ from typing import Final, Literal
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from vitpe.data.images import Pixels, Remarks, center_crop, crop_and_resize, decode
 from vitpe.errors import VitpeError
@@ -310,6 +309,8 @@ def _crop_name(number: int, name: str) -> str:
 
 
 def _png(image: Pixels) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
     buffer = io.BytesIO()
     origin = PngInfo()
     origin.add_text("Software", PNG_SOFTWARE)
