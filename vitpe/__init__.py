@@ -1,3 +1,3 @@
 """vitpe trains a Vision Transformer on face attributes and shows what its position embeddings learn."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
