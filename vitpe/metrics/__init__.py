@@ -1,1 +1,1 @@
-"""Probabilities and labels (numpy) → scores, intervals, thresholds, comparison."""
+"""Probabilities and labels (numpy) → scores, intervals, thresholds, comparison, groups."""

@@ -166,7 +166,7 @@ def nanmean(values: FloatArray) -> FloatArray:
     """The mean over the last axis with NaN left out; NaN where nothing is left."""
     defined = ~np.isnan(values)
     counts = defined.sum(axis=-1)
-    return _ratio(np.where(defined, values, 0.0).sum(axis=-1), counts.astype(np.float64))
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), counts.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class _Ranking:
         misses_above = ranked[:, self.mixed_start] - hits[:, self.mixed_positive_start]
         level = np.einsum("rm,rm->r", gains[:, self.mixed], misses_through[:, self.mixed] - misses_above)
         pairs = num_positive * num_negative - np.einsum("rm,rm->r", gains, misses_through) + level / 2
-        return _ratio(area, num_positive), _ratio(pairs, num_positive * num_negative), residuals
+        return ratio(area, num_positive), ratio(pairs, num_positive * num_negative), residuals
 
 
 @dataclass(frozen=True)
@@ -235,27 +235,28 @@ class _Prepared:
         total = np.broadcast_to(weights.sum(axis=1, keepdims=True), positive.shape)
         negative = total - positive
         ranked = [ranking.weigh(weights) for ranking in self.rankings]
-        accuracy = _ratio(total - positive - answered + 2 * hit, total)
-        majority_accuracy = _ratio(np.maximum(positive, negative), total)
-        recall = _ratio(hit, positive)
+        accuracy = ratio(total - positive - answered + 2 * hit, total)
+        majority_accuracy = ratio(np.maximum(positive, negative), total)
+        recall = ratio(hit, positive)
         metrics = {
-            "prevalence": _ratio(positive, total),
+            "prevalence": ratio(positive, total),
             "accuracy": accuracy,
             "majority_accuracy": majority_accuracy,
             "lift": accuracy - majority_accuracy,
-            "balanced_accuracy": (recall + _ratio(negative - answered + hit, negative)) / 2,
-            "precision": _ratio(hit, answered),
+            "balanced_accuracy": (recall + ratio(negative - answered + hit, negative)) / 2,
+            "precision": ratio(hit, answered),
             "recall": recall,
-            "f1": _ratio(2 * hit, positive + answered),
+            "f1": ratio(2 * hit, positive + answered),
             "average_precision": np.stack([area for area, _, _ in ranked], axis=1),
             "roc_auc": np.stack([area for _, area, _ in ranked], axis=1),
-            "brier": _ratio(squared, total),
+            "brier": ratio(squared, total),
         }
         gaps = np.stack([residuals for _, _, residuals in ranked], axis=1) / total[:, :, None]
         return metrics, gaps
 
 
-def _prepare(probs: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> _Prepared:
+def check_answers(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Both as (n, A) float64; raises what `score` raises for them."""
     given_labels = np.asarray(labels)
     probs = np.asarray(probs, np.float64)
     if probs.ndim != 2 or probs.shape != given_labels.shape or 0 in probs.shape:
@@ -270,7 +271,11 @@ def _prepare(probs: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> _Pre
         raise ValueError(f"probs must lie in [0, 1], not in [{probs.min()}, {probs.max()}]")
     if not np.isin(given_labels, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")
-    labels = given_labels.astype(np.float64)
+    return probs, given_labels.astype(np.float64)
+
+
+def _prepare(probs: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> _Prepared:
+    probs, labels = check_answers(probs, labels)
     thresholds = np.broadcast_to(np.asarray(thresholds, np.float64), probs.shape[1:]).copy()
     answers = (probs >= thresholds).astype(np.float64)
     columns = np.hstack([labels, answers, answers * labels, (probs - labels) ** 2])
@@ -304,12 +309,12 @@ def _rank(probs: FloatArray, present: NDArray[np.bool_]) -> _Ranking:
 
 def _replicates(prepared: _Prepared, num_resamples: int, seed: int) -> tuple[dict[str, FloatArray], FloatArray]:
     """What `_Prepared.weigh` gives for all resamples."""
-    chunks = [prepared.weigh(weights) for weights in _resample(len(prepared.probs), num_resamples, seed)]
+    chunks = [prepared.weigh(weights) for weights in resample(len(prepared.probs), num_resamples, seed)]
     metrics = {name: np.concatenate([values[name] for values, _ in chunks]) for name in INTERVAL_METRICS}
     return metrics, np.concatenate([gaps for _, gaps in chunks])
 
 
-def _resample(num_images: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
+def resample(num_images: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each image was drawn, a few rows of (R, n) at a time; the rows do not depend on how many are asked."""
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK_WEIGHTS // num_images)
@@ -332,7 +337,7 @@ def _running_sum(values: FloatArray) -> FloatArray:
     return sums
 
 
-def _ratio(numerator: FloatArray, denominator: FloatArray, empty: float = np.nan) -> FloatArray:
+def ratio(numerator: FloatArray, denominator: FloatArray, empty: float = np.nan) -> FloatArray:
     """numerator / denominator, `empty` where the denominator is 0."""
     result = np.full(np.broadcast_shapes(np.shape(numerator), np.shape(denominator)), empty)
     np.divide(numerator, denominator, out=result, where=np.asarray(denominator) > 0)
