@@ -14,7 +14,7 @@ from tests.helpers import tiny_options, train_tiny
 from tests.helpers.in_process import call_vitpe
 from vitpe.config import DataConfig
 from vitpe.data.augmentation import Augmentation
-from vitpe.data.file_samples import FolderFiles
+from vitpe.data.image_files import FolderFiles
 from vitpe.data.label_table import tells_sides
 from vitpe.data.sources import open_samples
 from vitpe.errors import UsageError, VitpeError

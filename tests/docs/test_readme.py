@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     for command in (
         "vitpe draw faces",
         "vitpe draw celeba --num-train 16 --num-valid 8 --num-test 8",
+        "vitpe draw celeba-parquet --format parquet --num-train 16 --num-valid 8 --num-test 8",
         f"vitpe train --data celeba {SMALL}",
     ):
         with pytest.MonkeyPatch.context() as patch:

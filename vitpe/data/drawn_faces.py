@@ -30,6 +30,7 @@ _SPLIT_STARTS: Final = {"train": 0, "valid": _SPLIT_SIZE, "test": 2 * _SPLIT_SIZ
 _LABELS, _LABEL_NOISE, _NUISANCE = range(3)
 """Streams of random numbers, so that more of one leaves the others alone."""
 _JPEG_QUALITY: Final = 92
+_ROWS_IN_GROUP: Final = 100  # of parquet files: as Hugging Face's datasets writes images
 MAX_FACES: Final = 1_000_000
 """In one split: their labels alone take seconds to draw."""
 _LABELS_AT_ONCE: Final = 1 << 16
@@ -47,7 +48,7 @@ class DrawnFaces(Samples):
         """split: "train", "valid" or "test". Raises UsageError unless num_samples is from 1 to MAX_FACES."""
         if not 1 <= num_samples <= MAX_FACES:
             raise UsageError(f"{num_samples:,} drawn faces were asked for", f"ask for 1 to {MAX_FACES:,}")
-        self.stored_size = stored_size
+        self.split, self.stored_size = split, stored_size
         self._seed = seed
         self._indices = _SPLIT_STARTS[split] + np.arange(num_samples)
         self.names = [f"{split}-{i:06d}" for i in range(num_samples)]
@@ -78,14 +79,8 @@ def write_celeba_folder(
     comes first, then valid, then test, each as `DrawnFaces(split, n, seed)` has it; a split may have none.
     Raises UsageError for numbers out of range, VitpeError when `folder` already holds something or cannot be written.
     """
-    splits = {"train": num_train, "valid": num_valid, "test": num_test}
-    for name, num in splits.items():
-        require(num in Bounds(0, MAX_FACES), f"num_{name} is {num:,}", str(Bounds(0, MAX_FACES)))
-    require(any(splits.values()), "no faces are asked for", "ask for some: --num-test 8")
-    require(seed in SEEDS, f"seed is {seed}", str(SEEDS))
-    _claim_folder(folder)
-    faces = [DrawnFaces(split, num, seed) for split, num in splits.items() if num > 0]
-    codes = [code for code, num in enumerate(splits.values()) for _ in range(num)]
+    faces = _faces(folder, num_train, num_valid, num_test, seed)
+    codes = [code for code, num in enumerate((num_train, num_valid, num_test)) for _ in range(num)]
     names = [f"{number:06d}.jpg" for number in range(1, len(codes) + 1)]
     encoded = zip(names, _encoded(faces), strict=True)
     if zipped:
@@ -105,6 +100,44 @@ def write_celeba_folder(
     partition_lines = [f"{name} {code}" for name, code in zip(names, codes, strict=True)]
     write_atomic(folder / "list_eval_partition.txt", _text(partition_lines))
     write_atomic(folder / "list_attr_celeba.txt", _text(attribute_lines))
+
+
+def write_parquet_folder(folder: Path, num_train: int, num_valid: int, num_test: int, seed: int = 0) -> None:
+    """Write drawn faces as data sets on the Hugging Face hub are: data/train-00000-of-00001.parquet and so on, with a
+    column `image` of {bytes, path} and a boolean column an attribute.
+
+    The faces, their names and their JPEGs are those of `write_celeba_folder`, and so are the errors.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise VitpeError("parquet needs pyarrow", "install it: pip install 'vitpe[parquet]'") from error
+    number = 0
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for part in _faces(folder, num_train, num_valid, num_test, seed):
+        images = []
+        for data in _encoded([part]):
+            number += 1
+            images.append({"bytes": data, "path": f"{number:06d}.jpg"})
+        columns = {"image": pa.array(images, kind)}
+        columns |= {name: pa.array(part.labels[:, a].astype(bool)) for a, name in enumerate(ATTRIBUTES)}
+        split = {"valid": "validation"}.get(part.split, part.split)  # as Hugging Face's libraries call it
+        file = io.BytesIO()
+        pq.write_table(pa.table(columns), file, row_group_size=_ROWS_IN_GROUP)
+        (folder / "data").mkdir(exist_ok=True)
+        write_atomic(folder / "data" / f"{split}-00000-of-00001.parquet", file.getvalue())
+
+
+def _faces(folder: Path, num_train: int, num_valid: int, num_test: int, seed: int) -> list["DrawnFaces"]:
+    """The splits that have faces; the folder is there then, and empty. UsageError for numbers out of range."""
+    splits = {"train": num_train, "valid": num_valid, "test": num_test}
+    for name, num in splits.items():
+        require(num in Bounds(0, MAX_FACES), f"num_{name} is {num:,}", str(Bounds(0, MAX_FACES)))
+    require(any(splits.values()), "no faces are asked for", "ask for some: --num-test 8")
+    require(seed in SEEDS, f"seed is {seed}", str(SEEDS))
+    _claim_folder(folder)
+    return [DrawnFaces(split, num, seed) for split, num in splits.items() if num > 0]
 
 
 def _claim_folder(folder: Path) -> None:

@@ -1,16 +1,28 @@
-"""Samples whose images are files in a folder or in a zip archive."""
+"""Samples whose images are encoded somewhere: files in a folder or in an archive, rows of a table."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.data.image_files import FolderFiles
 from vitpe.data.images import ImageError, Remarks, crop_and_resize, decode
 from vitpe.data.samples import OnProgress, Samples
-from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import VitpeError
+
+
+class EncodedImages(Protocol):
+    """Encoded images by name, in what lies at `path`. Safe for threads."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        """The image's bytes; VitpeError naming it where they cannot be read."""
+
+    def size(self, name: str) -> int:
+        """How many bytes, 0 where that cannot be known."""
 
 
 class FileSamples(Samples):
@@ -23,7 +35,7 @@ class FileSamples(Samples):
         names: Sequence[str],
         labels: NDArray[np.uint8],
         stored_size: tuple[int, int],
-        files: FolderFiles | ZipFiles,
+        files: EncodedImages,
         members: Sequence[str],
         notes: tuple[str, ...] = (),
     ) -> None:

@@ -39,6 +39,19 @@ def _labelled_csv(config: DataConfig, part: _Part) -> Samples:
     return samples.sample(part.split, part.limit, part.seed)
 
 
+def _parquet(config: DataConfig, part: _Part) -> Samples:
+    from vitpe.data.parquet import read_parquet
+
+    return read_parquet(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+
+
+def _is_parquet(config: DataConfig) -> bool:
+    from vitpe.data.celeba import is_celeba
+    from vitpe.data.parquet import is_parquet
+
+    return not is_celeba(Path(config.data)) and is_parquet(Path(config.data))
+
+
 def _celeba(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.celeba import check_is_celeba, read_celeba
 
@@ -49,6 +62,7 @@ def _celeba(config: DataConfig, part: _Part) -> Samples:
 _SOURCES: Final[tuple[tuple[Callable[[DataConfig], bool], Callable[[DataConfig, _Part], Samples]], ...]] = (
     (lambda config: config.data == DRAWN_FACES, _drawn_faces),
     (lambda config: config.labels is not None, _labelled_csv),
+    (_is_parquet, _parquet),
     (lambda config: True, _celeba),
 )
 """Whether a configuration means the source, and what opens it; the first that is meant counts."""
