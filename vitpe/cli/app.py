@@ -186,9 +186,18 @@ def evaluate(
         typer.Option(help="Sort attributes by a column; -COLUMN reverses the order.", show_default="as in the data"),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Compare two checkpoints.")] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ATTRIBUTES",
+            help="Score groups of images: Male, or Male,Young (their product), or Male=1 (these images only).",
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
 ) -> None:
     """Score a checkpoint, attribute by attribute. Accuracy is shown beside that of the majority answer."""
+    from vitpe.inference.groups import parse_by
+    from vitpe.reporting.group_records import check_sort
     from vitpe.reporting.metric_formats import sort_key
 
     kind = choose_format(output, ("table", "json", "csv"))
@@ -198,7 +207,12 @@ def evaluate(
         raise UsageError(f"{len(paths)} checkpoint{'s' * (len(paths) > 1)} named", hint)
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
-    if not (compare and sort in ("difference", "-difference")):
+    if compare and by is not None:
+        raise UsageError("--compare has no --by", "score one checkpoint at a time by groups")
+    terms = {} if by is None else parse_by(by)
+    if terms:
+        check_sort(sort)
+    elif not (compare and sort in ("difference", "-difference")):
         sort_key(sort)  # which says at once when there is no such column
 
     from vitpe.cli import console
@@ -207,38 +221,19 @@ def evaluate(
 
     if report is not None:
         check_output(report, ".png", "--report")
-    options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision)
+    options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision, terms)
     planned = plan(paths, options, console.show_note)
 
+    from vitpe.cli.eval_output import show_answers, show_comparison
     from vitpe.device import select_device
-    from vitpe.files import write_atomic
-    from vitpe.inference.eval_result import compare_results
     from vitpe.inference.evaluate import evaluate as run
-    from vitpe.reporting import score_records, tables
 
     with console.Counters() as counters:
         results = run(planned, select_device(device), counters)
-    first, last = results[0].describe(), results[-1].describe()
     if compare:
-        comparison = compare_results(*results)
-        table = tables.compare_table(comparison, first, last, sort=sort)
-        text = (
-            score_records.compare_csv(comparison)
-            if kind == "csv"
-            else score_records.compare_json(comparison, first, last)
-        )
+        show_comparison(results[0], results[1], kind, sort)
     else:
-        scores = results[0].scores()
-        table = tables.eval_table(scores, first, sort)
-        text = score_records.eval_csv(scores, sort) if kind == "csv" else score_records.eval_json(scores, first, sort)
-    if kind == "table":
-        console.show_table(table)
-    else:
-        write_result(text)
-    if report is not None:
-        from vitpe.reporting.report import report_png
-
-        write_atomic(report, report_png(results[0].probs(), results[0].labels, scores, first))
+        show_answers(results[0].answers(), terms, kind, sort, report)
 
 
 @app.command(

@@ -1,13 +1,14 @@
 """What `eval` is asked for, and all that is known of it before a model runs. Torch-free."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
 from vitpe.config import DataConfig
 from vitpe.data.sources import check_source
 from vitpe.errors import UsageError
+from vitpe.inference.groups import Terms
 from vitpe.inference.trained_on import data_of
 from vitpe.metrics.thresholds import Criterion, Method
 from vitpe.runs.find import weights_file
@@ -24,6 +25,7 @@ class EvalOptions:
 
     thresholds: "tune", or a number for all attributes, or None for the checkpoint's own. criterion: of tuning, None
     for the first of CRITERIA. calibrate: None for not at all. precision: in which the model computes what is reported.
+    by: which labels part the images into groups, empty for no groups.
     Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
     """
 
@@ -34,6 +36,7 @@ class EvalOptions:
     criterion: Criterion | None = None
     calibrate: Method | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    by: Terms = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:

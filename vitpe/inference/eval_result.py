@@ -1,6 +1,6 @@
 """A checkpoint's answers on a split, beside the labels. Torch-free."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from vitpe.config import DRAWN_FACES
 from vitpe.errors import VitpeError
+from vitpe.inference.answers import Answers, Labels
 from vitpe.inference.predictions import EvalInfo
 from vitpe.metrics.comparison import Comparison, compare
-from vitpe.metrics.scores import Scores, score
 from vitpe.metrics.thresholds import DEFAULT_THRESHOLD, sigmoid
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.text import some
@@ -23,6 +23,8 @@ class EvalResult:
 
     columns: (A,) which of the checkpoint's attributes those are. source, notes: of the images, as their reader says.
     threshold: for all attributes, None for the checkpoint's own. precision: in which the logits were computed.
+    names: (n,) of the images. all_labels: theirs, of attributes that the checkpoint does not answer, too. train_labels:
+    those of the training images, where they were asked for and are there.
     """
 
     path: Path
@@ -32,7 +34,10 @@ class EvalResult:
     columns: tuple[int, ...]
     logits: NDArray[np.float64]
     labels: NDArray[np.uint8]
+    names: Sequence[str]
+    all_labels: Labels
     notes: tuple[str, ...] = ()
+    train_labels: Labels | None = None
     threshold: float | None = None
     precision: str = "fp32"
 
@@ -57,9 +62,17 @@ class EvalResult:
         """Whether the checkpoint's thresholds were tuned on this split."""
         return self.info.thresholds_split == self.split
 
-    def scores(self) -> Scores:
-        """At `thresholds`."""
-        return score(self.probs(), self.labels, self.attributes, self.thresholds())
+    def answers(self) -> Answers:
+        """All that its scores are made of."""
+        return Answers(
+            info=self.describe(),
+            names=self.names,
+            attributes=self.attributes,
+            probs=self.probs(),
+            thresholds=self.thresholds(),
+            labels=self.all_labels,
+            train_labels=self.train_labels,
+        )
 
     def describe(self) -> EvalInfo:
         """What was scored, in words."""

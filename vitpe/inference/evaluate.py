@@ -13,9 +13,11 @@ from vitpe.data.sources import open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.device import Precision
 from vitpe.errors import VitpeError
+from vitpe.inference.answers import Labels
 from vitpe.inference.eval_options import FIT_SPLIT, EvalPlan
 from vitpe.inference.eval_result import EvalResult, calibration_in_words, thresholds_in_words
 from vitpe.inference.fit import LoadedCheckpoint, fit, held
+from vitpe.inference.groups import check_terms
 from vitpe.inference.trained_on import check_same_data
 from vitpe.model.inputs import classify_split, predicting_classifier
 from vitpe.text import some
@@ -52,6 +54,8 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
         size = loaded.info.model.img_size
         if options.data is None:
             check_same_data(path, plan.data, partial(opened, FIT_SPLIT, size))
+        if options.by:
+            check_terms(options.by, opened(options.split, size).attributes)
         if options.fits:
             fitted_on = answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, reporter)
             loaded = fit(loaded, fitted_on, options)
@@ -59,10 +63,22 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
             thresholds, calibration = thresholds_in_words(info), calibration_in_words(info) or "none"
             reporter.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")
         given = answer(loaded, options.split, opened(options.split, size), device, reporter, options.precision)
-        answers.append(replace(given, threshold=options.threshold))
+        given = replace(given, threshold=options.threshold)
+        if options.by:
+            given = replace(given, train_labels=_train_labels(partial(opened, "train", size), reporter))
+        answers.append(given)
     for line in dict.fromkeys(note for given in answers for note in given.all_notes()):
         reporter.note(line)
     return answers
+
+
+def _train_labels(open_train: Callable[[], Samples], reporter: EvalReporter) -> Labels | None:
+    try:
+        samples = open_train()
+    except VitpeError as error:
+        reporter.note(f"the training images' labels are not known, so nothing is weighted by them: {error.message}")
+        return None
+    return Labels(tuple(samples.attributes), samples.labels)
 
 
 def answer(
@@ -94,6 +110,8 @@ def answer(
         columns,
         logits[:, list(columns)],
         truth[:, labelled],
+        samples.names,
+        Labels(samples.attributes, truth),
         samples.notes,
         precision=precision,
     )

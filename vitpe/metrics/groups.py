@@ -89,7 +89,8 @@ def group_by(labels: ArrayLike, attributes: Sequence[str], terms: Mapping[str, i
 class Gap:
     """How far apart the two extreme groups are, for each attribute; NaN where fewer than two groups are ranked.
 
-    value: (A,) the highest group's rate minus the lowest's, so never negative; of several rates the larger difference.
+    value: (A,) the highest group's rate minus the lowest's, so never negative; of several rates the larger difference,
+    NaN where one of them has none.
     low, high: (A,) its 95 % paired-bootstrap interval. The two groups (and the rate) are those of the full sample and
     stay so in each resample: the interval is for the difference of these two, may hold values below 0, and does not
     count that they were chosen as the extremes, which flatters the gap the more groups there are.
@@ -282,15 +283,23 @@ def _gap(
     differences = np.full((len(next(iter(replicates.values()))), num_attributes), np.nan)
     highest, lowest = np.full((2, num_attributes), _NONE)
     names = np.full(num_attributes, "", object)
+    unknown = meaningless.copy()
     for rate in rates:
         top, bottom = extremes[rate]
         apart = np.where(top != bottom, values[rate][top, columns] - values[rate][bottom, columns], np.nan)
-        better = ~meaningless & ~np.isnan(apart) & ~(apart <= value)
+        unknown |= np.isnan(apart)
+        better = ~unknown & ~(apart <= value)
         value = np.where(better, apart, value)
         drawn = replicates[rate]
         differences = np.where(better, drawn[:, top, columns] - drawn[:, bottom, columns], differences)
         highest, lowest = np.where(better, top, highest), np.where(better, bottom, lowest)
         names[better] = rate
+    value, differences = np.where(unknown, np.nan, value), np.where(unknown, np.nan, differences)
+    highest, lowest, names = (
+        np.where(unknown, _NONE, highest),
+        np.where(unknown, _NONE, lowest),
+        np.where(unknown, "", names),
+    )
     return Gap(value, *interval(differences), highest, lowest, tuple(names)), differences
 
 

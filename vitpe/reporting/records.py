@@ -1,4 +1,4 @@
-"""Predictions as text for programs: JSON, JSON lines and CSV. Nothing here knows of terminals.
+"""Predictions as text for programs: JSON, JSON lines and CSV; what scores share with them. No terminals here.
 
 Every JSON object carries "schema": 1. Fields may be added under that number; a field that is there keeps its name,
 type and meaning. What is undefined is null in JSON and an empty cell in CSV. All lines end in "\\n".
@@ -7,8 +7,11 @@ type and meaning. What is undefined is null in JSON and an empty cell in CSV. Al
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from vitpe.inference.predictions import Prediction
 
@@ -85,3 +88,28 @@ def csv_line(cells: Sequence[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(cells)  # the writer quotes only the line ends that it uses
     return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def plain(value: Any) -> Any:
+    """numpy numbers → Python's, NaN → None, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The columns of `header` of each row; undefined is an empty cell."""
+    lines = [csv_line(header)]
+    for row in rows:
+        lines.append(csv_line([_cell(plain(row[name])) for name in header]))
+    return "".join(lines)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else value

@@ -21,7 +21,7 @@ from vitpe.text import printable
 DPI = 120
 WIDTH_INCHES = 14.0
 
-_INK, _MUTED, _FAINT = "#1d2433", "#667085", "#d5d9e0"
+INK, MUTED, FAINT = "#1d2433", "#667085", "#d5d9e0"
 _GAIN, _LOSS = "#1f7a8c", "#c8553d"
 _ABOVE, _BELOW = 1.6, 0.75  # inches kept for the title and for the axes' labels
 _SIDE = 4.6
@@ -71,34 +71,36 @@ def _title(figure: Figure, scores: Scores, info: EvalInfo, height: float) -> Non
     means = scores.means
     step = "" if info.step is None else f" · step {info.step:,}"
     calibration = "" if info.calibration is None else f" · calibration {info.calibration}"
-    line(f"{info.checkpoint}{step}", 0.45, 15, _INK, "bold")
+    line(f"{info.checkpoint}{step}", 0.45, 15, INK, "bold")
     line(
         f"{info.data_source} {info.split} · {scores.num_images:,} images · {len(scores.attributes)} attributes"
         f" · thresholds {info.thresholds}{calibration}",
         0.75,
         10.5,
-        _MUTED,
+        MUTED,
     )
     line(
-        f"accuracy {_percent(means['accuracy'])}   majority answer {_percent(means['majority_accuracy'])}   "
-        f"mAP {_percent(means['average_precision'])}   AUC {_percent(means['roc_auc'])}   "
-        f"F1 {_percent(means['f1'])}",
+        f"accuracy {percent(means['accuracy'])}   majority answer {percent(means['majority_accuracy'])}   "
+        f"mAP {percent(means['average_precision'])}   AUC {percent(means['roc_auc'])}   "
+        f"F1 {percent(means['f1'])}",
         1.1,
         11.5,
-        _INK,
+        INK,
     )
 
 
-def _percent(mean: Mean) -> str:
+def percent(mean: Mean) -> str:
+    """ "86.9 % [86.1, 87.7]"."""
     if math.isnan(mean.value):
         return "–"
     interval = "" if math.isnan(mean.low) else f" [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
     return f"{100 * mean.value:.1f} %{interval}"
 
 
-def _short(name: str) -> str:
+def short(name: str, limit: int = _MAX_NAME) -> str:
+    """A name that fits beside a picture."""
     name = printable(name)
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 def _draw_lifts(axes: Axes, scores: Scores) -> None:
@@ -109,7 +111,7 @@ def _draw_lifts(axes: Axes, scores: Scores) -> None:
     colours = [_GAIN if value >= 0 else _LOSS for value in lift]
     start = min(50.0, 5 * math.floor(accuracy.min() / 5))
     axes.barh(rows, lift, left=majority, height=0.62, color=colours, zorder=2)
-    axes.scatter(majority, rows, marker="|", s=70, color=_INK, linewidths=1.2, zorder=3)
+    axes.scatter(majority, rows, marker="|", s=70, color=INK, linewidths=1.2, zorder=3)
     for row, (left, right, value) in enumerate(zip(majority, accuracy, lift, strict=True)):
         axes.annotate(
             f"{value:+.1f}" if round(value, 1) else "0.0",
@@ -118,20 +120,20 @@ def _draw_lifts(axes: Axes, scores: Scores) -> None:
             textcoords="offset points",
             va="center",
             size=8,
-            color=_LOSS if round(value, 1) < 0 else _MUTED,
+            color=_LOSS if round(value, 1) < 0 else MUTED,
         )
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(start, 104)
     axes.set_xticks([tick for tick in range(0, 101, 10) if tick >= start])
     axes.set_xlabel("accuracy, per cent: from the majority answer (line) to the model (end of the bar)", size=9)
-    axes.set_title("Lift over the majority answer, in points", loc="left", size=11.5, color=_INK, weight="bold")
-    _plain(axes)
-    axes.set_yticks(rows, [_short(scores.attributes[a]) for a in order], color=_INK, parse_math=False)
-    axes.grid(axis="x", color=_FAINT, linewidth=0.6, zorder=0)
+    axes.set_title("Lift over the majority answer, in points", loc="left", size=11.5, color=INK, weight="bold")
+    plain_axes(axes)
+    axes.set_yticks(rows, [short(scores.attributes[a]) for a in order], color=INK, parse_math=False)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6, zorder=0)
 
 
 def _draw_reliability(axes: Axes, bins: Reliability) -> None:
-    axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for counts, probs, present in zip(bins.counts, bins.sum_probs, bins.sum_labels, strict=True):
         seen = counts >= _MIN_COUNT
         axes.plot(probs[seen] / counts[seen], present[seen] / counts[seen], color=_GAIN, alpha=0.16, linewidth=0.9)
@@ -151,7 +153,7 @@ def _draw_reliability(axes: Axes, bins: Reliability) -> None:
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")
     axes.set_ylabel("how often it was there", size=9)
-    axes.set_title("Reliability", loc="left", size=11.5, color=_INK, weight="bold")
+    axes.set_title("Reliability", loc="left", size=11.5, color=INK, weight="bold")
     axes.text(
         0.03,
         0.97,
@@ -160,12 +162,12 @@ def _draw_reliability(axes: Axes, bins: Reliability) -> None:
         "dashed: as often as said",
         va="top",
         size=8.5,
-        color=_MUTED,
+        color=MUTED,
         transform=axes.transAxes,
         linespacing=1.5,
     )
-    _plain(axes)
-    axes.grid(color=_FAINT, linewidth=0.6, zorder=0)
+    plain_axes(axes)
+    axes.grid(color=FAINT, linewidth=0.6, zorder=0)
 
 
 def _draw_counts(axes: Axes, bins: Reliability) -> None:
@@ -174,14 +176,14 @@ def _draw_counts(axes: Axes, bins: Reliability) -> None:
     axes.set_xlim(-0.01, 1.01)
     axes.set_xlabel("probability given", size=9)
     axes.set_ylabel("per cent of answers", size=9)
-    _plain(axes)
+    plain_axes(axes)
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     """Only the axes' lower left lines, thin; quiet numbers."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_FAINT)
-    axes.tick_params(length=0, labelsize=9, labelcolor=_MUTED)
-    axes.xaxis.label.set_color(_MUTED)
-    axes.yaxis.label.set_color(_MUTED)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(length=0, labelsize=9, labelcolor=MUTED)
+    axes.xaxis.label.set_color(MUTED)
+    axes.yaxis.label.set_color(MUTED)
     axes.set_axisbelow(True)

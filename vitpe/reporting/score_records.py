@@ -1,7 +1,5 @@
 """Scores as text for programs: JSON and CSV, in the forms of vitpe.reporting.records."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,18 +7,28 @@ import numpy as np
 
 from vitpe.inference.predictions import EvalInfo
 from vitpe.metrics.comparison import Comparison, PairedDifference
+from vitpe.metrics.groups import GroupScores
 from vitpe.metrics.scores import LEVEL, METRICS, Scores
+from vitpe.reporting.group_records import group_order, group_record
 from vitpe.reporting.metric_formats import sort_order
-from vitpe.reporting.records import SCHEMA, csv_line, dumps
+from vitpe.reporting.records import SCHEMA, csv_table, dumps, plain
 
 
-def eval_json(scores: Scores, info: EvalInfo, sort: str | None = None, indent: int | None = 2) -> str:
+def eval_json(
+    scores: Scores,
+    info: EvalInfo,
+    sort: str | None = None,
+    indent: int | None = 2,
+    groups: GroupScores | None = None,
+) -> str:
     """One JSON object; with `indent` None it is one line, as JSON lines want it.
 
     {"schema": 1, "checkpoint", "split", "data_source", "step", "thresholds", "calibration", "num_images",
     "num_attributes", "bootstrap": {"num_resamples", "seed", "level"}, "mean": {metric: {"value", "low", "high",
-    "num_undefined"}}, "attributes": [{"attribute", "threshold", metric: value, …}]}. Scores are fractions.
+    "num_undefined"}}, "attributes": [{"attribute", "threshold", metric: value, …}]}. Scores are fractions. With
+    groups there is "by", too, see `vitpe.reporting.group_records`.
     """
+    order = sort_order(scores, sort) if groups is None else group_order(groups, scores, sort)
     document = {
         "schema": SCHEMA,
         **asdict(info),
@@ -28,15 +36,17 @@ def eval_json(scores: Scores, info: EvalInfo, sort: str | None = None, indent: i
         "num_attributes": len(scores.attributes),
         "bootstrap": _bootstrap(scores.num_resamples, scores.seed),
         "mean": {metric: asdict(mean) for metric, mean in scores.means.items()},
-        "attributes": [_attribute_row(scores, a) for a in sort_order(scores, sort)],
+        "attributes": [_attribute_row(scores, a) for a in order],
     }
-    return dumps(_plain(document), indent) + "\n"
+    if groups is not None:
+        document["by"] = group_record(groups, order)
+    return dumps(plain(document), indent) + "\n"
 
 
 def eval_csv(scores: Scores, sort: str | None = None) -> str:
     """A row for each attribute: attribute, num_images, threshold, and every metric as a fraction."""
     rows = [{"num_images": scores.num_images} | _attribute_row(scores, a) for a in sort_order(scores, sort)]
-    return _csv(["attribute", "num_images", "threshold", *METRICS], rows)
+    return csv_table(["attribute", "num_images", "threshold", *METRICS], rows)
 
 
 def compare_json(comparison: Comparison, first: EvalInfo, second: EvalInfo, indent: int | None = 2) -> str:
@@ -70,7 +80,7 @@ def compare_json(comparison: Comparison, first: EvalInfo, second: EvalInfo, inde
             for a, name in enumerate(before.attributes)
         ],
     }
-    return dumps(_plain(document), indent) + "\n"
+    return dumps(plain(document), indent) + "\n"
 
 
 def compare_csv(comparison: Comparison) -> str:
@@ -82,7 +92,7 @@ def compare_csv(comparison: Comparison) -> str:
         for a, name in enumerate(comparison.first.attributes)
         for metric in METRICS
     ]
-    return _csv(["attribute", "metric", "first", "second", "difference", "low", "high", "exceeds"], rows)
+    return csv_table(["attribute", "metric", "first", "second", "difference", "low", "high", "exceeds"], rows)
 
 
 def _attribute_row(scores: Scores, a: int) -> dict[str, Any]:
@@ -101,27 +111,3 @@ def _difference(difference: PairedDifference, at: int | tuple[()] = ()) -> dict[
         "high": difference.high[at],
         "exceeds": bool(difference.exceeds[at]) if np.isfinite(difference.low[at]) else None,
     }
-
-
-def _plain(value: Any) -> Any:
-    """numpy numbers → Python's, NaN → None."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _csv(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    lines = [csv_line(header)]
-    for row in rows:
-        lines.append(csv_line([_cell(_plain(row[name])) for name in header]))
-    return "".join(lines)
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else value

@@ -65,7 +65,7 @@ class _EvalTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         glyphs = glyphs_for(options)
-        yield _info_lines(self.info, self.scores.num_images, glyphs)
+        yield info_lines(self.info, self.scores.num_images, glyphs)
         yield Text()
         yield self._rows(options.max_width, glyphs)
         yield Text()
@@ -77,7 +77,7 @@ class _EvalTable:
         scores = self.scores
         name_width = _column_width(scores.attributes, "attribute")
         columns, bar_width = self._columns(width - name_width)
-        table = _ruled_table()
+        table = ruled_table()
         table.add_column("attribute", Text("mean", style="bold"), width=name_width, overflow="ellipsis")
         for metric in columns:
             mean = "" if metric == "threshold" else FORMATS[metric].text(scores.means[metric].value, glyphs)
@@ -223,7 +223,7 @@ class _CompareTable:
         glyphs = glyphs_for(options)
         num_images = self.comparison.first.num_images
         for letter, info in (("A", self.first), ("B", self.second)):
-            yield Text.assemble((f"{letter}  ", "bold cyan"), _info_lines(info, num_images, glyphs))
+            yield Text.assemble((f"{letter}  ", "bold cyan"), info_lines(info, num_images, glyphs))
         yield Text()
         yield self._rows(options.max_width, glyphs)
         yield Text()
@@ -243,7 +243,7 @@ class _CompareTable:
         ends = np.abs(np.stack([difference.low, difference.high, difference.value]))
         reach = float(np.nanmax(ends)) if np.isfinite(ends).any() else 0.0
 
-        table = _ruled_table()
+        table = ruled_table()
         table.add_column(FORMATS[self.metric].name, "mean", width=name_width, overflow="ellipsis")
         for title in ("A", "B", "B-A"):
             table.add_column(title, justify="right", width=_NUMBER_WIDTH)
@@ -287,7 +287,7 @@ class _CompareTable:
         return Text(f"{left}{'0'.center(width - len(left) - len(right))}{right}", style="dim not bold")
 
     def _means(self, glyphs: Glyphs) -> Table:
-        table = _ruled_table()
+        table = ruled_table()
         table.show_footer = False
         table.add_column("mean of", no_wrap=True)
         for title in ("A", "B", "B-A", "95 % interval"):
@@ -334,7 +334,7 @@ def _sign(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
-def _info_lines(info: EvalInfo, num_images: int, glyphs: Glyphs) -> Text:
+def info_lines(info: EvalInfo, num_images: int, glyphs: Glyphs) -> Text:
     """Two lines: which checkpoint, and on which images it was scored how."""
     images = "image" if num_images == 1 else "images"
     parts = [f"{info.data_source} {info.split}", f"{num_images:,} {images}", f"thresholds {info.thresholds}"]
@@ -345,7 +345,7 @@ def _info_lines(info: EvalInfo, num_images: int, glyphs: Glyphs) -> Text:
     return Text.assemble((printable(info.checkpoint), "bold"), (step, "dim"), "\n", (how, "dim"))
 
 
-def _ruled_table() -> Table:
+def ruled_table() -> Table:
     """A table with a rule below its heading and one above its foot, columns two cells apart."""
     return Table(
         box=box.SIMPLE,

@@ -1,0 +1,58 @@
+"""What `eval` gives: of one model's answers or of two compared, as a table, JSON, CSV and a picture."""
+
+from pathlib import Path
+
+from vitpe.cli import console
+from vitpe.cli.results import write_result
+from vitpe.files import write_atomic
+from vitpe.inference.answers import Answers
+from vitpe.inference.eval_result import EvalResult, compare_results
+from vitpe.inference.groups import Terms
+
+
+def show_answers(answers: Answers, terms: Terms, kind: str, sort: str | None, report: Path | None) -> None:
+    """terms: of the groups to score, empty for none. kind: table, json or csv. report: of a PNG."""
+    scores, info = answers.scores(), answers.info
+    groups = answers.group_scores(terms) if terms else None
+    if kind == "table":
+        from vitpe.reporting import group_table, tables
+
+        console.show_table(
+            tables.eval_table(scores, info, sort)
+            if groups is None
+            else group_table.group_table(groups, scores, info, sort)
+        )
+    else:
+        from vitpe.reporting import group_records, score_records
+
+        if kind == "json":
+            text = score_records.eval_json(scores, info, sort, groups=groups)
+        elif groups is None:
+            text = score_records.eval_csv(scores, sort)
+        else:
+            text = group_records.groups_csv(groups, group_records.group_order(groups, scores, sort))
+        write_result(text)
+    if report is not None:
+        if groups is None:
+            from vitpe.reporting.report import report_png
+
+            picture = report_png(answers.probs, answers.truth(), scores, info)
+        else:
+            from vitpe.reporting.group_report import group_report_png
+
+            picture = group_report_png(groups, info)
+        write_atomic(report, picture)
+
+
+def show_comparison(first: EvalResult, second: EvalResult, kind: str, sort: str | None) -> None:
+    """Second against first. kind: table, json or csv; sort: of the table."""
+    comparison = compare_results(first, second)
+    if kind == "table":
+        from vitpe.reporting.tables import compare_table
+
+        console.show_table(compare_table(comparison, first.describe(), second.describe(), sort=sort))
+        return
+    from vitpe.reporting.score_records import compare_csv, compare_json
+
+    is_csv = kind == "csv"
+    write_result(compare_csv(comparison) if is_csv else compare_json(comparison, first.describe(), second.describe()))
