@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitpe.celeba import SIZE
 from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import FolderFiles, check_folder, is_folder, is_image, list_folder, suffixes
-from vitpe.data.label_table import Values, check_attributes, open_table
+from vitpe.data.label_table import Values, check_attributes, open_table, read_plain_rows
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import UsageError, VitpeError
 
@@ -111,11 +112,12 @@ def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -
         raise VitpeError(
             f"{folder} has none of the {len(wanted):,} images of the {split} split", f"{found.files.path} holds others"
         )
-    attributes, rows = _read_attributes(found.attributes_file, set(map(_stem, present)))
-    missing = next((name for name in present if _stem(name) not in rows), None)
+    stems = list(map(_stem, present))
+    attributes, rows, table = _read_attributes(found.attributes_file, set(stems))
+    missing = next((name for name, stem in zip(present, stems, strict=True) if stem not in rows), None)
     if missing is not None:
         raise VitpeError(f"{found.attributes_file} has no row for {missing}", "use the complete file")
-    labels = np.array([rows[_stem(name)] for name in present], dtype=np.uint8)
+    labels = table[[rows[stem] for stem in stems]]
     notes = []
     if renamed := [name for name in present if _base(members[name]) != name]:
         first = f"{members[renamed[0]]} for {renamed[0]}"
@@ -216,10 +218,9 @@ def _read_partition(path: Path) -> dict[str, str]:
     return splits
 
 
-def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """The attribute names, and the wanted images' labels, by what `_stem` makes of their names, -1 turned into 0.
-
-    Every row's length is checked, wanted or not.
+def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dict[str, int], NDArray[np.uint8]]:
+    """The attribute names; what `_stem` makes of the images' names → the row, of wanted images at least, in the labels
+    (rows, A), -1 turned into 0. Every row's length is checked, wanted or not.
     """
     rows = _rows(path)
     number, header = next(rows, (0, []))
@@ -234,8 +235,14 @@ def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dic
         raise VitpeError(
             f"{path}, line {number}: no header of attribute names: {error.message}", "download it again"
         ) from error
+    plain = read_plain_rows(path, number, len(attributes))
+    if plain is not None:
+        stems = {_stem(name): row for row, name in enumerate(plain[0])}
+        if len(stems) == len(plain[0]):
+            return attributes, stems, plain[1]
     values = Values()
-    found: dict[str, list[int]] = {}
+    found: dict[str, int] = {}
+    labels: list[list[int]] = []
     lines: dict[str, int] = {}
     for number, row in rows:
         if len(row) != len(attributes) + 1:
@@ -245,12 +252,13 @@ def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dic
             )
         name = _check_new(path, number, row[0], lines)
         if name in wanted:
-            labels = [values[text] for text in row[1:]]
-            if None in labels:
-                text = row[1 + labels.index(None)]
+            cells = [values[text] for text in row[1:]]
+            if None in cells:
+                text = row[1 + cells.index(None)]
                 raise VitpeError(f"{path}, line {number}: value {text[:100]!r} of {row[0]}", "expected -1, 0 or 1")
-            found[name] = [int(label == 1) for label in labels]
-    return attributes, found
+            found[name] = len(labels)
+            labels.append([int(cell == 1) for cell in cells])
+    return attributes, found, np.array(labels, dtype=np.uint8).reshape(-1, len(attributes))
 
 
 def _check_new(path: Path, number: int, name: str, lines: dict[str, int]) -> str:

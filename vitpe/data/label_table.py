@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vitpe.errors import VitpeError
 from vitpe.files import read_bounded
 from vitpe.text import printable
@@ -16,6 +19,7 @@ T = TypeVar("T")
 
 MAX_BYTES: Final = 1_000_000_000
 """A larger table is refused: ten million rows, or a few hundred times CelebA's."""
+_BLOCK_BYTES: Final = 1 << 22
 _SPLITS: Final = {
     **dict.fromkeys(("train", "training", "0"), "train"),
     **dict.fromkeys(("valid", "val", "validation", "validate", "dev", "1"), "valid"),
@@ -35,6 +39,60 @@ def open_table(path: Path) -> io.TextIOWrapper:
     VitpeError, whose message is the reason alone, for what is no plain file of at most MAX_BYTES.
     """
     return io.TextIOWrapper(io.BytesIO(read_bounded(path, MAX_BYTES)), encoding="utf-8-sig", newline="")
+
+
+def read_plain_rows(path: Path, header: int, num_values: int) -> tuple[list[str], NDArray[np.uint8]] | None:
+    """The rows below line `header` of a table that is as plain as CelebA's own: (the first field of each, labels
+    (rows, num_values) with -1 as 0). None for a table with anything else in it than a name and 1, -1 or 0, parted by
+    spaces, or by commas in a .csv: to be read row by row, which finds the line and the value.
+
+    A block of rows at a time becomes arrays of bytes: a field's value is its first byte, the sign, and its last.
+    """
+    data = read_bounded(path, MAX_BYTES)
+    start = 0
+    for _ in range(header):
+        start = data.find(b"\n", start) + 1
+        if not start:
+            return None
+    names: list[str] = []
+    blocks = []
+    while start < len(data):
+        end = data.find(b"\n", start + _BLOCK_BYTES) + 1 or len(data)
+        block = _plain_block(data[start:end], ord(",") if path.suffix == ".csv" else ord(" "), num_values)
+        if block is None:
+            return None
+        names += block[0]
+        blocks.append(block[1])
+        start = end
+    return (names, np.concatenate(blocks)) if blocks else None
+
+
+def _plain_block(data: bytes, separator: int, num_values: int) -> tuple[list[str], NDArray[np.uint8]] | None:
+    """Whole lines."""
+    text = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", dtype=np.uint8)
+    is_space = (text == separator) | (text == ord("\n")) | (text == ord("\r"))
+    if not (text.max(initial=0) < 127 and ((text > ord(" ")) | is_space).all()) or b'"' in data:
+        return None
+    first = np.flatnonzero(~is_space & np.concatenate([[True], is_space[:-1]]))
+    last = np.flatnonzero(~is_space & np.concatenate([is_space[1:], [True]]))
+    if separator == ord(","):  # else a field may be empty, and two separators are no one
+        commas = text == separator
+        if (commas[1:] & is_space[:-1]).any() or commas[0]:
+            return None
+    if not len(first) or len(first) % (num_values + 1):
+        return None
+    first, last = first.reshape(-1, num_values + 1), last.reshape(-1, num_values + 1)  # type: ignore[assignment]
+    line = np.cumsum(text == ord("\n"))[first]
+    if (line != line[:, :1]).any() or (np.diff(line[:, 0]) < 1).any():
+        return None
+    signs, digits, widths = text[first[:, 1:]], text[last[:, 1:]], last[:, 1:] - first[:, 1:]
+    is_one = digits == ord("1")
+    negative = (signs == ord("-")) & (widths == 1) & is_one
+    positive = (widths == 0) & (is_one | (digits == ord("0")))
+    if not (negative | positive).all():
+        return None
+    names = [data[a : b + 1].decode() for a, b in zip(first[:, 0].tolist(), last[:, 0].tolist(), strict=True)]
+    return names, (is_one & ~negative).astype(np.uint8)
 
 
 class Values(dict[str, int | None]):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitpe.data.file_samples import FileSamples
-from vitpe.data.image_files import FolderFiles
+from vitpe.data.image_files import FolderFiles, is_file, is_folder
 from vitpe.data.label_table import Splits, check_attributes
 from vitpe.data.labelled_csv import SPLIT_COLUMNS, split_of
 from vitpe.errors import VitpeError
@@ -33,7 +33,7 @@ _WORD: Final = re.compile(r"[a-z]+")
 
 def is_parquet(path: Path) -> bool:
     """Whether it is a parquet file, or a folder with one somewhere in it."""
-    return bool(path.suffix.lower() == SUFFIX and path.is_file()) or next(_below(path), None) is not None
+    return bool(path.suffix.lower() == SUFFIX and is_file(path)) or next(_below(path), None) is not None
 
 
 def read_parquet(path: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
@@ -169,7 +169,7 @@ class _Part:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         return
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,11 +1,13 @@
 """A zip archive of images, read without unpacking it; no member is inflated beyond the size that it declares."""
 
 import bz2
-import copy
 import lzma
 import os
+import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from vitpe.data import image_files
@@ -13,6 +15,9 @@ from vitpe.errors import VitpeError
 from vitpe.files import check_count, open_to_read
 
 _ENCRYPTED = 1
+_HEADER = struct.Struct("<4s22xHH")
+"""Of a member: its signature, and how long its name and its extra field are."""
+_SIGNATURE = b"PK\x03\x04"
 _MIN_LZMA_DICTIONARY = 1 << 12
 
 
@@ -23,9 +28,11 @@ class ZipFiles:
         self.path = archive
         try:
             with open_to_read(archive) as file:
-                if not os.fstat(file.fileno()).st_size:
-                    raise VitpeError("the file is empty (0 bytes)")
-            self._zip = zipfile.ZipFile(archive)
+                status = os.fstat(file.fileno())
+            if not status.st_size:
+                raise VitpeError("the file is empty (0 bytes)")
+            stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            self._zip, self._members = _index(archive, stamp)
         # zipfile raises nearly anything on damaged bytes; all of it means that this archive cannot be read.
         except Exception as error:
             raise VitpeError(
@@ -39,7 +46,7 @@ class ZipFiles:
     def read(self, name: str) -> bytes:
         """The member's bytes; VitpeError naming it when it is damaged, encrypted or larger than any image."""
         try:
-            info = self._zip.getinfo(name)
+            info = self._members[name]
             if info.flag_bits & _ENCRYPTED:
                 raise VitpeError("it is encrypted")
             check_count(max(info.file_size, info.compress_size), image_files.MAX_BYTES)
@@ -58,15 +65,38 @@ class ZipFiles:
 
     def size(self, name: str) -> int:
         """Bytes of the image itself, as the archive declares them."""
-        return self._zip.getinfo(name).file_size
+        return self._members[name].file_size
 
     def _compressed(self, info: zipfile.ZipInfo) -> bytes:
-        """The member's bytes as they are stored. zipfile itself would inflate without a bound."""
-        stored = copy.copy(info)
-        stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
-        del stored.CRC  # of the inflated bytes
-        with self._zip.open(stored) as member:
-            return member.read()
+        """The member's bytes as they are stored: behind its own header, whose name and extra field may differ in length
+        from the index's. zipfile would inflate without a bound, and takes twenty times as long to begin.
+        """
+        header = self._read_at(info.header_offset, _HEADER.size)
+        signature, name_length, extra_length = _HEADER.unpack(header)
+        if signature != _SIGNATURE:
+            raise VitpeError("Bad magic number for file header")
+        start = info.header_offset + _HEADER.size + name_length + extra_length
+        return self._read_at(start, info.compress_size)
+
+    def _read_at(self, start: int, count: int) -> bytes:
+        file = self._zip.fp
+        assert file is not None
+        if hasattr(os, "pread"):
+            data = os.pread(file.fileno(), count, start)
+        else:
+            with self._zip._lock:  # type: ignore[attr-defined]
+                file.seek(start)
+                data = file.read(count)
+        if len(data) < count:
+            raise VitpeError("the archive ends within it")
+        return data
+
+
+@lru_cache(maxsize=2)
+def _index(archive: Path, _stamp: tuple[int, ...]) -> tuple[zipfile.ZipFile, Mapping[str, zipfile.ZipInfo]]:
+    """Each split of a data set asks for it, and for 200,000 images it takes seconds and 100 MB."""
+    opened = zipfile.ZipFile(archive)
+    return opened, opened.NameToInfo
 
 
 def _inflate(kind: int, data: bytes, limit: int) -> bytes:
