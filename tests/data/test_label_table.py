@@ -27,7 +27,7 @@ odd = st.sampled_from(["2", "", "+1", "1.0", "-0", "--1", "11", "x", "é", '"1"'
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(names, st.lists(cells, min_size=3, max_size=3)), min_size=1, max_size=9), st.data())
+@given(rows=st.lists(st.tuples(names, st.lists(cells, min_size=3, max_size=3)), min_size=1, max_size=9), data=st.data())
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
 def test_a_plain_table(suffix, rows, data, tmp_path_factory):
     separator = "," if suffix == ".csv" else " "
@@ -65,7 +65,7 @@ def test_blocks_end_between_rows(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (50, 5))
     file = tmp_path / "a.txt"
-    rows = [f"{n:06d}.jpg " + " ".join("%2d" % (2 * v - 1) for v in row) for n, row in enumerate(labels)]
+    rows = [f"{n:06d}.jpg " + " ".join(f"{2 * v - 1:2}" for v in row) for n, row in enumerate(labels)]
     file.write_text("\n".join(["header", *rows]))
     found = read_plain_rows(file, 1, 5)
     assert found is not None
