@@ -1,5 +1,6 @@
 """Facts about CelebA's aligned images and their 40 attributes (Liu et al., ICCV 2015, arXiv:1411.7766)."""
 
+from itertools import combinations
 from typing import Final
 
 ATTRIBUTES: Final = tuple(
@@ -9,6 +10,13 @@ ATTRIBUTES: Final = tuple(
     Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
     Wearing_Necktie Young""".split()
 )
+EXCLUSIVE: Final = (
+    *(("No_Beard", beard) for beard in ("Goatee", "Mustache", "Sideburns")),
+    *(("Bald", hair) for hair in ("Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")),
+    *combinations(("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"), 2),
+)
+"""Pairs of attributes of which a face has one at most. The published labels hold 4,679 such pairs, among them 1,101 of
+Bald and Gray_Hair (of 4,547 that are Bald: some may mean a fringe) and 1,220 of Blond_Hair and Brown_Hair."""
 SIZE: Final = (218, 178)
 """(height, width) of every published image."""
 NUM_PUBLISHED: Final = 202_599

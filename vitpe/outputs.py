@@ -34,6 +34,15 @@ def check_output(path: Path, suffix: str, option: str) -> None:
     check_folder(Path(os.path.realpath(path)).parent, path)
 
 
+def check_new(path: Path, suffix: str, option: str) -> None:
+    """As `check_output`, for a file that a person is to edit: one that is there is never replaced."""
+    if path.is_file():
+        raise UsageError(
+            f"{option} {path} is there already, and may have been edited", "choose another name, or move it away"
+        )
+    check_output(path, suffix, option)
+
+
 def refuse_foreign(path: Path) -> None:
     """UsageError when `path` is there and was not written by vitpe as a picture, a page or an export."""
     try:

@@ -8,7 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from vitpe.celeba import ATTRIBUTES, EXCLUSIVE
 from vitpe.errors import VitpeError
+from vitpe.metrics.contradictions import find_contradictions
 from vitpe.metrics.suspects import find_suspects
 
 with warnings.catch_warnings():
@@ -125,3 +127,17 @@ def test_what_cannot_be_answered_is_refused():
         find_suspects([[np.nan]], [[1]], ["a"])
     with pytest.raises(ValueError, match="2 attribute names for 1 columns"):
         find_suspects([[0.5]], [[1]], ["a", "b"])
+
+
+def test_contradictions_are_counted_and_found():
+    labels = [[1, 1, 0], [1, 0, 1], [1, 1, 1], [0, 1, 1]]
+    pairs = [("Bald", "Bangs"), ("Bald", "Black_Hair"), ("No_Beard", "Bangs")]
+    found = find_contradictions(labels, ["Bald", "Bangs", "Black_Hair"], pairs)
+    assert found.pairs == (("Bald", "Bangs"), ("Bald", "Black_Hair"))  # No_Beard has no labels here
+    assert [images.tolist() for images in found.images] == [[0, 2], [1, 2]]
+    assert found.counts() == (2, 2)
+
+
+def test_all_that_exclude_each_other_are_attributes_and_stand_once():
+    assert {name for pair in EXCLUSIVE for name in pair} <= set(ATTRIBUTES)
+    assert len(set(map(frozenset, EXCLUSIVE))) == len(EXCLUSIVE) == 14

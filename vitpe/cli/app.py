@@ -194,6 +194,7 @@ def evaluate(
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
+    suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
 ) -> None:
     """Score a checkpoint, attribute by attribute. Accuracy is shown beside that of the majority answer."""
     from vitpe.inference.groups import parse_by
@@ -205,6 +206,8 @@ def evaluate(
     if len(paths) != (2 if compare else 1):
         hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
         raise UsageError(f"{len(paths)} checkpoint{'s' * (len(paths) > 1)} named", hint)
+    if compare and suspects is not None:
+        raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
     if compare and by is not None:
@@ -217,11 +220,13 @@ def evaluate(
 
     from vitpe.cli import console
     from vitpe.inference.eval_options import EvalOptions, plan
-    from vitpe.outputs import check_output
+    from vitpe.outputs import check_new, check_output
 
     if report is not None:
         check_output(report, ".png", "--report")
-    options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision, terms)
+    if suspects is not None:
+        check_new(suspects, ".csv", "--suspects")
+    options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None)
     planned = plan(paths, options, console.show_note)
 
     from vitpe.cli.eval_output import show_answers, show_comparison
@@ -233,7 +238,7 @@ def evaluate(
     if compare:
         show_comparison(results[0], results[1], kind, sort)
     else:
-        show_answers(results[0].answers(), terms, kind, sort, report)
+        show_answers(results[0].answers(), terms, kind, sort, report, suspects)
 
 
 @app.command(

@@ -8,11 +8,15 @@ from vitpe.files import write_atomic
 from vitpe.inference.answers import Answers
 from vitpe.inference.eval_result import EvalResult, compare_results
 from vitpe.inference.groups import Terms
+from vitpe.inference.suspects import SuspectLabels, suspect_labels
 
 
-def show_answers(answers: Answers, terms: Terms, kind: str, sort: str | None, report: Path | None) -> None:
-    """terms: of the groups to score, empty for none. kind: table, json or csv. report: of a PNG."""
+def show_answers(
+    answers: Answers, terms: Terms, kind: str, sort: str | None, report: Path | None, suspects: Path | None
+) -> None:
+    """terms: of the groups to score, empty for none. kind: table, json or csv. report: of a PNG. suspects: of a CSV."""
     scores, info = answers.scores(), answers.info
+    doubted = None if suspects is None else _write_suspects(answers, suspects)
     groups = answers.group_scores(terms) if terms else None
     if kind == "table":
         from vitpe.reporting import group_table, tables
@@ -22,11 +26,15 @@ def show_answers(answers: Answers, terms: Terms, kind: str, sort: str | None, re
             if groups is None
             else group_table.group_table(groups, scores, info, sort)
         )
+        if doubted is not None:
+            from vitpe.reporting.suspects_table import suspects_table
+
+            console.show_table(suspects_table(doubted))
     else:
         from vitpe.reporting import group_records, score_records
 
         if kind == "json":
-            text = score_records.eval_json(scores, info, sort, groups=groups)
+            text = score_records.eval_json(scores, info, sort, groups=groups, suspects=doubted)
         elif groups is None:
             text = score_records.eval_csv(scores, sort)
         else:
@@ -42,6 +50,15 @@ def show_answers(answers: Answers, terms: Terms, kind: str, sort: str | None, re
 
             picture = group_report_png(groups, info)
         write_atomic(report, picture)
+
+
+def _write_suspects(answers: Answers, path: Path) -> SuspectLabels:
+    from vitpe.reporting.suspect_records import suspects_csv, suspects_note
+
+    doubted = suspect_labels(answers)
+    write_atomic(path, suspects_csv(doubted).encode(errors="surrogateescape"))
+    console.show_note(suspects_note(doubted, path))
+    return doubted
 
 
 def show_comparison(first: EvalResult, second: EvalResult, kind: str, sort: str | None) -> None:

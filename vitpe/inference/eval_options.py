@@ -9,7 +9,7 @@ from vitpe.config import DataConfig
 from vitpe.data.sources import check_source
 from vitpe.errors import UsageError
 from vitpe.inference.groups import Terms
-from vitpe.inference.trained_on import data_of
+from vitpe.inference.trained_on import OUT_OF_SAMPLE_HINT, data_of
 from vitpe.metrics.thresholds import Criterion, Method
 from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import read_info
@@ -26,6 +26,7 @@ class EvalOptions:
     thresholds: "tune", or a number for all attributes, or None for the checkpoint's own. criterion: of tuning, None
     for the first of CRITERIA. calibrate: None for not at all. precision: in which the model computes what is reported.
     by: which labels part the images into groups, empty for no groups.
+    suspects: whether wrong labels are looked for, which only a model that did not train on them can find.
     Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
     """
 
@@ -37,6 +38,7 @@ class EvalOptions:
     calibrate: Method | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     by: Terms = field(default_factory=dict)
+    suspects: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:
@@ -47,6 +49,8 @@ class EvalOptions:
             raise UsageError(
                 f"what is fitted on {FIT_SPLIT} must not be reported on {FIT_SPLIT}", "report on test: --split test"
             )
+        if self.suspects and self.split == "train" and self.data is None:
+            raise UsageError("the model was trained on train, and agrees with its wrong labels", OUT_OF_SAMPLE_HINT)
         if not self.tunes and self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.thresholds} is not a probability", "choose one from 0 to 1, or tune")
 

@@ -18,7 +18,7 @@ from vitpe.inference.eval_options import FIT_SPLIT, EvalPlan
 from vitpe.inference.eval_result import EvalResult, calibration_in_words, thresholds_in_words
 from vitpe.inference.fit import LoadedCheckpoint, fit, held
 from vitpe.inference.groups import check_terms
-from vitpe.inference.trained_on import check_same_data
+from vitpe.inference.trained_on import check_out_of_sample, check_same_data
 from vitpe.model.inputs import classify_split, predicting_classifier
 from vitpe.text import some
 
@@ -54,6 +54,8 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
         size = loaded.info.model.img_size
         if options.data is None:
             check_same_data(path, plan.data, partial(opened, FIT_SPLIT, size))
+        if options.suspects and options.split == "train":
+            check_out_of_sample(path, loaded.info, plan.data, partial(opened, FIT_SPLIT, size), reporter.note)
         if options.by:
             check_terms(options.by, opened(options.split, size).attributes)
         if options.fits:

@@ -4,12 +4,15 @@ import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from vitpe.config import DRAWN_FACES, DataConfig
 from vitpe.data.samples import Samples, fingerprint
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
+
+OUT_OF_SAMPLE_HINT: Final = "look at --split valid or test, or ask a model that was trained on other images"
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
@@ -71,3 +74,30 @@ def check_same_data(checkpoint: Path, data: DataConfig, open_valid: Callable[[],
             f"{data.data} is not what {checkpoint} was trained on: its valid split has changed",
             f"to score it all the same, name it: --data {shlex.quote(data.data)}{labels}",
         )
+
+
+def check_out_of_sample(
+    checkpoint: Path,
+    info: CheckpointInfo,
+    data: DataConfig,
+    open_valid: Callable[[], Samples],
+    tell: Callable[[str], None],
+) -> None:
+    """VitpeError when the checkpoint was trained on the train split of `data`, be it in another place.
+
+    open_valid: opens the valid split of `data`. tell: called when there is no run that would say.
+    """
+    run = run_of(checkpoint)
+    if run is None:
+        if not info.data_source == data.data == DRAWN_FACES:
+            tell(f"no run says what {checkpoint} was trained on: if on these images, it agrees with their wrong labels")
+            return
+    else:
+        trained = run.read_config().data.data
+        known = run.identity.valid_fingerprint if run.identity is not None else None
+        same_place = trained == data.data or Path(trained).resolve() == Path(data.data).resolve()
+        if not same_place and fingerprint([open_valid()]) != known:
+            return
+    raise VitpeError(
+        f"{checkpoint} was trained on train of {data.data}, and agrees with its wrong labels", OUT_OF_SAMPLE_HINT
+    )

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 from vitpe.inference.predictions import EvalInfo
+from vitpe.inference.suspects import SuspectLabels
 from vitpe.metrics.comparison import Comparison, PairedDifference
 from vitpe.metrics.groups import GroupScores
 from vitpe.metrics.scores import LEVEL, METRICS, Scores
 from vitpe.reporting.group_records import group_order, group_record
 from vitpe.reporting.metric_formats import sort_order
 from vitpe.reporting.records import SCHEMA, csv_table, dumps, plain
+from vitpe.reporting.suspect_records import suspects_record
 
 
 def eval_json(
@@ -20,16 +22,17 @@ def eval_json(
     sort: str | None = None,
     indent: int | None = 2,
     groups: GroupScores | None = None,
+    suspects: SuspectLabels | None = None,
 ) -> str:
     """One JSON object; with `indent` None it is one line, as JSON lines want it.
 
     {"schema": 1, "checkpoint", "split", "data_source", "step", "thresholds", "calibration", "num_images",
     "num_attributes", "bootstrap": {"num_resamples", "seed", "level"}, "mean": {metric: {"value", "low", "high",
     "num_undefined"}}, "attributes": [{"attribute", "threshold", metric: value, …}]}. Scores are fractions. With
-    groups there is "by", too, see `vitpe.reporting.group_records`.
+    groups there is "by", too, see `vitpe.reporting.group_records`; with suspects "suspects", see `suspects_record`.
     """
     order = sort_order(scores, sort) if groups is None else group_order(groups, scores, sort)
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         **asdict(info),
         "num_images": scores.num_images,
@@ -40,6 +43,8 @@ def eval_json(
     }
     if groups is not None:
         document["by"] = group_record(groups, order)
+    if suspects is not None:
+        document["suspects"] = suspects_record(suspects)
     return dumps(plain(document), indent) + "\n"
 
 
