@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -52,13 +53,52 @@ class CelebAFolder:
 def find_celeba(folder: Path) -> CelebAFolder:
     """Look for CelebA's files in `folder`; VitpeError says which is missing and what was expected."""
     check_folder(folder, f"pass the folder that holds CelebA: {_LAYOUT_HINT}")
+    places = (folder / inner / name for inner in _FOLDERS for name in _IMAGE_FOLDERS)
+    files, by_stem = _index_images(folder, _stamp(*(path for place in places for path in _image_places(place))))
+    return CelebAFolder(
+        _find_table(folder, "list_attr_celeba"), _find_table(folder, "list_eval_partition"), files, by_stem
+    )
+
+
+def _stamp(*paths: Path) -> tuple[tuple[int, ...] | None, ...]:
+    """Equal as long as nothing is put in the place of these files, or into these folders."""
+    return tuple(
+        (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if (status := _status(path)) else None
+        for path in paths
+    )
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
+# Each split is opened by itself, and with 200,000 images each of these takes a second: the last one is kept.
+
+
+@lru_cache(maxsize=1)
+def _index_images(
+    folder: Path, _stamp: tuple[tuple[int, ...] | None, ...]
+) -> tuple[FolderFiles | ZipFiles, dict[str, list[str]]]:
     files, members = _find_images(folder)
     by_stem: dict[str, list[str]] = {}
     for member in members:
         by_stem.setdefault(_stem(_base(member)), []).append(member)
-    return CelebAFolder(
-        _find_table(folder, "list_attr_celeba"), _find_table(folder, "list_eval_partition"), files, by_stem
-    )
+    return files, by_stem
+
+
+@lru_cache(maxsize=1)
+def _plain_attributes(
+    path: Path, _stamp: tuple[tuple[int, ...] | None, ...], header: int, num_values: int
+) -> tuple[dict[str, int], NDArray[np.uint8]] | None:
+    """What `_stem` makes of the names → the row in the labels; None for a table to be read row by row."""
+    plain = read_plain_rows(path, header, num_values)
+    if plain is None:
+        return None
+    stems = {_stem(name): row for row, name in enumerate(plain[0])}
+    return (stems, plain[1]) if len(stems) == len(plain[0]) else None
 
 
 def is_celeba(folder: Path) -> bool:
@@ -104,9 +144,9 @@ def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -
     no image at all.
     """
     found = find_celeba(folder)
-    partition = _read_partition(found.partition_file)
-    members = {name: member for name in partition if (member := found.member(name)) is not None}
+    partition = _read_partition(found.partition_file, _stamp(found.partition_file))
     wanted = [name for name, its_split in partition.items() if its_split == split]
+    members = {name: member for name in wanted if (member := found.member(name)) is not None}
     present = sorted(name for name in wanted if name in members)
     if not present:
         raise VitpeError(
@@ -130,15 +170,19 @@ def _find_images(folder: Path) -> tuple[FolderFiles | ZipFiles, list[str]]:
     """The images' files and their names there, in the first place that has any."""
     for inner in _FOLDERS:
         for name in _IMAGE_FOLDERS:
-            images = folder / inner / name
-            for candidate in (images / name, images):
+            *folders, archive = _image_places(folder / inner / name)
+            for candidate in folders:
                 if names := _image_names(list_folder(candidate)):
                     return FolderFiles(candidate), names
-            archive = images.with_suffix(".zip")
             if os.path.lexists(archive):
                 zipped = ZipFiles(archive)
                 return zipped, _published(_image_names(zipped.names()))
     raise VitpeError(f"{folder} has no CelebA images", _LAYOUT_HINT)
+
+
+def _image_places(images: Path) -> tuple[Path, Path, Path]:
+    """Where the images are that would be called so: two folders, as Kaggle packs them, one, or an archive."""
+    return images / images.name, images, images.with_suffix(".zip")
 
 
 def _image_names(names: Iterable[str]) -> list[str]:
@@ -201,7 +245,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise VitpeError(f"cannot read {path}: {error}", "download it again") from error
 
 
-def _read_partition(path: Path) -> dict[str, str]:
+@lru_cache(maxsize=1)
+def _read_partition(path: Path, _stamp: tuple[tuple[int, ...] | None, ...]) -> dict[str, str]:
     """Image name → train, valid or test, for all images."""
     splits: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -235,11 +280,9 @@ def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dic
         raise VitpeError(
             f"{path}, line {number}: no header of attribute names: {error.message}", "download it again"
         ) from error
-    plain = read_plain_rows(path, number, len(attributes))
+    plain = _plain_attributes(path, _stamp(path), number, len(attributes))
     if plain is not None:
-        stems = {_stem(name): row for row, name in enumerate(plain[0])}
-        if len(stems) == len(plain[0]):
-            return attributes, stems, plain[1]
+        return attributes, *plain
     values = Values()
     found: dict[str, int] = {}
     labels: list[list[int]] = []
