@@ -58,7 +58,7 @@ def measure(face: Path | None = None, repeats: int = 10) -> list[Row]:
         megabytes: dict[str, list[float]] = {name: [] for name in commands}
         for round_number in range(repeats + 1):  # the first warms up
             for name, command in commands.items():
-                wall_s, peak = _run(command, environment)
+                wall_s, peak = run_alone(command, environment)
                 if round_number:
                     seconds[name].append(wall_s)
                     megabytes[name].append(peak / 1e6)
@@ -121,7 +121,7 @@ sys.exit(code)
 """Small, because a process that is started counts the memory of the one that starts it as its own."""
 
 
-def _run(command: Sequence[str | Path], environment: Mapping[str, str]) -> tuple[float, float]:
+def run_alone(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> tuple[float, float]:
     """Wall seconds, and the most bytes that the process has had in memory."""
     launched = [sys.executable, "-c", _LAUNCHER, *map(str, command)]
     done = subprocess.run(launched, check=True, capture_output=True, text=True, env=environment)
