@@ -204,6 +204,27 @@ def test_all_commands_take_it(drawn, plain, tmp_path):
     assert len(read_jsonl(call_vitpe("predict", face, "--checkpoint", run))) == 1
 
 
+def test_predict_takes_the_rows_of_a_file(drawn, plain, tmp_path, trained_run):
+    file = drawn / "data" / "test-00000-of-00001.parquet"
+    found = read_jsonl(call_vitpe("predict", file, "--checkpoint", trained_run))
+    assert [record["file"] for record in found] == [f"{file}#{row}" for row in range(5)]
+    names = [plain / "img_align_celeba" / name for name in read_celeba(plain, "test").names]
+    expected = read_jsonl(call_vitpe("predict", *names, "--checkpoint", trained_run))
+    assert [record["probs"] for record in found] == [record["probs"] for record in expected]
+    data, labels = rows_of(plain, "train")
+    data[3] = None
+    damaged = write(flwrlabs(data, labels), tmp_path / "a.parquet")
+    called = call_vitpe("predict", damaged, "--checkpoint", trained_run)
+    assert called.code == 1
+    assert [record.get("error") for record in read_jsonl(called)] == [
+        f"{damaged}, row 3: no image" if row == 3 else None for row in range(12)
+    ]
+    damaged.write_bytes(b"PAR1")
+    called = call_vitpe("predict", damaged, "--checkpoint", trained_run)
+    assert called.code == 1
+    assert "is no whole parquet file" in read_jsonl(called)[0]["error"]
+
+
 def test_store_disk_reads_rows_as_they_are_asked_for(drawn):
     import torch
 

@@ -9,8 +9,9 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,20 @@ def read_parquet(path: Path, split: str, stored_size: tuple[int, int]) -> FileSa
         tuple(notes),
     )
     return samples.take(range(len(chosen)), *_size_note(files.read(members[chosen[0]]), stored_size))
+
+
+def image_rows(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Of each row of a parquet file a name, FILE#ROW, and what reads its image, in the order of the rows.
+
+    Raises VitpeError where it is no parquet file with a column of images' bytes; what is called, for a row without one.
+    """
+    shards = _open_shards(path)
+    image = _image_column(shards[0].file.schema_arrow, path)
+    if not _holds_bytes(shards[0].file.schema_arrow.field(image).type):
+        raise VitpeError(f"{path} names files of images and does not hold them", "name their folder")
+    files = ParquetFiles(path, shards, image)
+    for row in range(shards[0].file.metadata.num_rows):
+        yield f"{path}#{row}", partial(files.read, f"0#{row}")
 
 
 class ParquetFiles:
@@ -255,12 +270,7 @@ def _choose_columns(shards: Sequence[_Shard]) -> _Columns:
 def _image_column(schema: Any, where: Path) -> str:
     import pyarrow as pa
 
-    def holds_bytes(kind: Any) -> bool:
-        if pa.types.is_struct(kind):
-            return any(inner.name == "bytes" and holds_bytes(inner.type) for inner in kind)
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    with_bytes = [field.name for field in schema if holds_bytes(field.type)]
+    with_bytes = [field.name for field in schema if _holds_bytes(field.type)]
     named = [name for name in _IMAGE_COLUMNS if name in with_bytes] or with_bytes
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
     named = named or [name for name in _IMAGE_COLUMNS if name in texts]
@@ -269,6 +279,15 @@ def _image_column(schema: Any, where: Path) -> str:
             f"{where} has no column of images, but {', '.join(schema.names[:5])}", "one is called image, as on the hub"
         )
     return str(named[0])
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column of that type has images' bytes, or structs with them."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(inner.name == "bytes" and _holds_bytes(inner.type) for inner in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _may_be_label(kind: Any) -> bool:

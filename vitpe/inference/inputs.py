@@ -7,8 +7,9 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO, Final
 
 from vitpe.data.image_files import MAX_BYTES, suffixes
@@ -28,17 +29,21 @@ _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 class Input:
     """An image to predict, or the reason why there is none.
 
-    name: as records have it. data: its encoded bytes where they are at hand; None for a file to be read.
+    name: as records have it. data: its encoded bytes where they are at hand; None for a file to be read. load: reads
+    them from elsewhere.
     """
 
     name: str
     data: bytes | None = None
     error: str | None = None
+    load: Callable[[], bytes] | None = None
 
     def read(self) -> bytes:
         """The encoded bytes; VitpeError when they cannot be read."""
         if self.error is not None:
             raise VitpeError(self.error)
+        if self.load is not None:
+            return self.load()
         return _read_file(self.name) if self.data is None else self.data
 
 
@@ -76,7 +81,8 @@ class PredictInputs:
     @property
     def is_one_image(self) -> bool:
         """Whether it is a single image, named as such."""
-        return self.stdin_image or list(map(os.path.isfile, self.arguments)) == [True]
+        one_file = list(map(os.path.isfile, self.arguments)) == [True]
+        return self.stdin_image or (one_file and not self.arguments[0].lower().endswith(".parquet"))
 
     def __iter__(self) -> Iterator[Input]:
         if self.stdin_image:
@@ -103,7 +109,8 @@ def expand(
     crops: str | None = None,
     left_out: Counter[str] | None = None,
 ) -> Iterator[Input]:
-    """Files as they are, the images below folders, what glob patterns match, and for "-" the names on `stdin`.
+    """Files as they are, the rows of parquet files, the images below folders, what glob patterns match, and for "-" the
+    names on `stdin`.
 
     Below a folder: sorted, recursively, links followed but each folder read once, by the suffixes of what can be read;
     hidden ones are left out. Of what is not named itself, the folder `crops` is left out, and the crops in it. A file
@@ -119,8 +126,20 @@ def expand(
             yield from _images_below(argument, crops, left_out)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             yield from _matches(argument, crops, left_out)
+        elif argument.lower().endswith(".parquet") and os.path.isfile(argument):  # noqa: PTH113
+            yield from _rows(argument)
         else:
             yield Input(argument)
+
+
+def _rows(path: str) -> Iterator[Input]:
+    from vitpe.data.parquet import image_rows
+
+    try:
+        for name, load in image_rows(Path(path)):
+            yield Input(name, load=load)
+    except VitpeError as error:
+        yield Input(path, error=error.message)
 
 
 def _matches(pattern: str, crops: str | None, left_out: Counter[str]) -> Iterator[Input]:
