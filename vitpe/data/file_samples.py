@@ -1,12 +1,14 @@
 """Samples whose images are encoded somewhere: files in a folder or in an archive, rows of a table."""
 
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vitpe.data.images import ImageError, Remarks, crop_and_resize, decode
 from vitpe.data.samples import OnProgress, Samples
@@ -119,3 +121,17 @@ class FileSamples(Samples):
         except ImageError as error:
             name = f"{self._files.path}: {self._members[index]}"
             raise VitpeError(f"{name}: {error.message}", "replace it, or remove it") from error
+
+
+def size_note(data: bytes, stored_size: tuple[int, int]) -> list[str]:
+    """A note where the first image, encoded, is not of the size (height, width) that images are stored in."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return []  # which reading it will tell
+    if (height, width) == stored_size:
+        return []
+    return [
+        f"images are {width} x {height}, the first at least: cropped and resized to {stored_size[1]} x {stored_size[0]}"
+    ]

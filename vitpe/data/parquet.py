@@ -4,9 +4,7 @@ A column of images, as {bytes, path}, as bytes or as paths of files; columns of 
 one struct of them. Columns of text and of other numbers are left out, and named. pyarrow is an optional extra.
 """
 
-import io
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,19 +15,17 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from vitpe.data.file_samples import FileSamples
+from vitpe.data.file_samples import FileSamples, size_note
 from vitpe.data.image_files import FolderFiles, is_file, is_folder
 from vitpe.data.label_table import Splits, check_attributes
-from vitpe.data.labelled_csv import SPLIT_COLUMNS, split_of
+from vitpe.data.labelled_csv import SPLIT_COLUMNS
+from vitpe.data.shards import counts_of, splits_of
 from vitpe.errors import VitpeError
 
 SUFFIX: Final = ".parquet"
 _IMAGE_COLUMNS: Final = ("image", "img", "jpg", "jpeg", "png", "photo", "picture", "file_name", "path")
-_SPLITS: Final = ("train", "valid", "test")
 _CACHED_BYTES: Final = 64_000_000
-_WORD: Final = re.compile(r"[a-z]+")
 
 
 def is_parquet(path: Path) -> bool:
@@ -48,9 +44,11 @@ def read_parquet(path: Path, split: str, stored_size: tuple[int, int]) -> FileSa
     columns = _choose_columns(shards)
     parts = [_read_shard(shard, columns) for shard in shards]
     names = _names(parts)
-    splits, how = _splits_of(parts, names)
-    chosen = np.flatnonzero(splits == split)
-    counts = ", ".join(f"{np.count_nonzero(splits == name):,} {name}" for name in _SPLITS)
+    if parts[0].splits is None:
+        splits, how = splits_of([(part.shard.name, len(part.labels)) for part in parts], names)
+    else:
+        splits, how = np.array([split for part in parts for split in part.splits or ()], dtype="<U5"), ""
+    chosen, counts = np.flatnonzero(splits == split), counts_of(splits)
     if not len(chosen):
         raise VitpeError(f"{path} has no image of the {split} split ({counts})", "add a file or a split column for it")
     labels = np.concatenate([part.labels for part in parts])
@@ -71,7 +69,7 @@ def read_parquet(path: Path, split: str, stored_size: tuple[int, int]) -> FileSa
         [members[index] for index in chosen],
         tuple(notes),
     )
-    return samples.take(range(len(chosen)), *_size_note(files.read(members[chosen[0]]), stored_size))
+    return samples.take(range(len(chosen)), *size_note(files.read(members[chosen[0]]), stored_size))
 
 
 def image_rows(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -379,58 +377,6 @@ def _names(parts: Sequence[_Part]) -> list[str]:
     if len(set(paths)) == total:
         return paths
     return [f"{part.shard.name}#{row}" for part in parts for row in range(len(part.paths))]
-
-
-def _splits_of(parts: Sequence[_Part], names: Sequence[str]) -> tuple[NDArray[np.str_], str]:
-    """(n,) the split of each image, and what was assumed."""
-    found: list[str] = []
-    unnamed = []
-    for part in parts:
-        split = _split_in_name(part.shard.name)
-        if part.splits is not None:
-            found += part.splits
-        else:
-            if split is None:
-                unnamed.append(part.shard.path)
-            found += [split or "train"] * len(part.paths)
-    if unnamed and len(unnamed) < len(parts):
-        raise VitpeError(
-            f"{unnamed[0]}: its name says no split, as others' do",
-            "name files as the hub does: train-00000-of-00001.parquet",
-        )
-    splits = np.array(found, dtype="<U5")
-    missing = [split for split in ("valid", "test") if not (splits == split).any()]
-    if parts[0].splits is not None or not missing or not (splits == "train").any():
-        return splits, ""
-    by_hash = np.array([split_of(name) for name in names], dtype="<U5")
-    for split in missing:
-        splits[(splits == "train") & (by_hash == split)] = split
-    parted = " and ".join(f"10 % as {split}" for split in missing)
-    return splits, f"no {' and no '.join(missing)} split is named: a hash of each image's name gives {parted}"
-
-
-def _split_in_name(name: str) -> str | None:
-    """Of the file's name, else of the nearest folder that tells."""
-    meanings = Splits()
-    for part in reversed(Path(name).with_suffix("").parts):
-        for word in _WORD.findall(part.lower()):
-            if meanings[word] is not None:
-                return meanings[word]
-    return None
-
-
-def _size_note(data: bytes, stored_size: tuple[int, int]) -> list[str]:
-    """Where the first image is not of the size that images are stored in."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return []  # which reading it will tell
-    if (height, width) == stored_size:
-        return []
-    return [
-        f"images are {width} x {height}, the first at least: cropped and resized to {stored_size[1]} x {stored_size[0]}"
-    ]
 
 
 def _brief(error: Exception) -> str:
