@@ -153,7 +153,9 @@ def train(
     name="eval",
     cls=Command,
     epilog="vitpe eval\nvitpe eval runs --sort lift --report report.png\n"
-    "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference",
+    "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference\n"
+    "vitpe eval runs --by Male --sort gap --answers answers.csv\n"
+    "vitpe eval --from-answers answers.csv --by Blond_Hair,Male",
 )
 def evaluate(
     checkpoints: Checkpoints = None,
@@ -195,6 +197,13 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
     suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Also write every probability and label to this file: .csv, .jsonl, .parquet."),
+    ] = None,
+    from_answers: Annotated[
+        Path | None, typer.Option(help="Score such a file, any model's, instead of a checkpoint; no model runs.")
+    ] = None,
 ) -> None:
     """Score a checkpoint, attribute by attribute. Accuracy is shown beside that of the majority answer."""
     from vitpe.inference.groups import parse_by
@@ -202,6 +211,22 @@ def evaluate(
     from vitpe.reporting.metric_formats import sort_key
 
     kind = choose_format(output, ("table", "json", "csv"))
+    if from_answers is not None:
+        given = {
+            "a checkpoint": checkpoints,
+            "--data": data,
+            "--labels": labels,
+            "--split": split != "valid",
+            "--thresholds tune": thresholds == "tune",
+            "--criterion": criterion,
+            "--calibrate": calibrate,
+            "--device": device,
+            "--precision": precision != "fp32",
+            "--compare": compare,
+            "--answers": answers,
+        }
+        if needless := [name for name, value in given.items() if value]:
+            raise UsageError(f"--from-answers with {needless[0]}", "leave one out: no model runs on answers")
     paths = checkpoints or [DEFAULT_RUN]
     if len(paths) != (2 if compare else 1):
         hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
@@ -210,8 +235,8 @@ def evaluate(
         raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
-    if compare and by is not None:
-        raise UsageError("--compare has no --by", "score one checkpoint at a time by groups")
+    if compare and (by is not None or answers is not None):
+        raise UsageError(f"--compare has no --{'answers' if by is None else 'by'}", "score one checkpoint at a time")
     terms = {} if by is None else parse_by(by)
     if terms:
         check_sort(sort)
@@ -219,6 +244,7 @@ def evaluate(
         sort_key(sort)  # which says at once when there is no such column
 
     from vitpe.cli import console
+    from vitpe.cli.eval_output import show_answers, show_comparison, store_answers, stored_answers
     from vitpe.inference.eval_options import EvalOptions, plan
     from vitpe.outputs import check_new, check_output
 
@@ -226,10 +252,16 @@ def evaluate(
         check_output(report, ".png", "--report")
     if suspects is not None:
         check_new(suspects, ".csv", "--suspects")
+    if answers is not None:
+        from vitpe.reporting.answer_files import check_answers_file
+
+        check_answers_file(answers)
     options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None)
+    if from_answers is not None:
+        show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)
+        return
     planned = plan(paths, options, console.show_note)
 
-    from vitpe.cli.eval_output import show_answers, show_comparison
     from vitpe.device import select_device
     from vitpe.inference.evaluate import evaluate as run
 
@@ -238,7 +270,10 @@ def evaluate(
     if compare:
         show_comparison(results[0], results[1], kind, sort)
     else:
-        show_answers(results[0].answers(), terms, kind, sort, report, suspects)
+        found = results[0].answers()
+        show_answers(found, terms, kind, sort, report, suspects)
+        if answers is not None:
+            store_answers(answers, found)
 
 
 @app.command(

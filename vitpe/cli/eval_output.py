@@ -73,3 +73,21 @@ def show_comparison(first: EvalResult, second: EvalResult, kind: str, sort: str 
 
     is_csv = kind == "csv"
     write_result(compare_csv(comparison) if is_csv else compare_json(comparison, first.describe(), second.describe()))
+
+
+def store_answers(path: Path, answers: Answers) -> None:
+    """Write them to a file whose name says in which form."""
+    from vitpe.reporting.answer_files import answers_bytes
+
+    write_atomic(path, answers_bytes(answers, path.suffix.lower()))
+    console.show_note(f"wrote {len(answers.names):,} answers to {path}")
+
+
+def stored_answers(path: Path, threshold: float | None) -> Answers:
+    """Those of a file, and a note of what was assumed. threshold: for all attributes, None for the file's own."""
+    from vitpe.reporting.answer_files import read_answers
+
+    answers, notes = read_answers(path)
+    for note in notes:
+        console.show_note(note)
+    return answers if threshold is None else answers.at(threshold)

@@ -1,7 +1,7 @@
 """Answers for images beside their labels, whoever gave them: all that scores are made of. Torch-free."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,11 @@ class Answers:
     thresholds: FloatArray
     labels: Labels
     train_labels: Labels | None = field(default=None, repr=False)
+
+    def at(self, threshold: float) -> "Answers":
+        """With this threshold for every attribute."""
+        info = replace(self.info, thresholds=f"{threshold:g}")
+        return replace(self, info=info, thresholds=np.full(len(self.attributes), threshold))
 
     def truth(self) -> NDArray[np.uint8]:
         """(n, A) labels."""

@@ -16,18 +16,24 @@ _PROB_DIGITS = 6
 class EvalInfo:
     """What was scored, and how.
 
-    checkpoint: its path. split: train, valid or test. data_source: as in vitpe.data. step: of the checkpoint.
+    checkpoint: its path, or that of a file of answers. split: train, valid or test, None where nobody said.
+    data_source: as in vitpe.data, or "answers". step: of the checkpoint.
     thresholds: in words, say "0.5" or "tuned on valid for f1". calibration: in words, None for none.
     precision: fp32 or bf16.
     """
 
     checkpoint: str
-    split: str
+    split: str | None
     data_source: str
     step: int | None = None
     thresholds: str = "0.5"
     calibration: str | None = None
     precision: str = "fp32"
+
+    @property
+    def images(self) -> str:
+        """ "celeba valid"."""
+        return self.data_source if self.split is None else f"{self.data_source} {self.split}"
 
 
 @dataclass(frozen=True)

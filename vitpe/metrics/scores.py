@@ -258,7 +258,7 @@ class _Prepared:
 def check_answers(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Both as (n, A) float64; raises what `score` raises for them."""
     given_labels = np.asarray(labels)
-    probs = np.asarray(probs, np.float64)
+    probs = np.asarray(probs, np.float64, order="C")  # sums, to the last digit, depend on the order in memory
     if probs.ndim != 2 or probs.shape != given_labels.shape or 0 in probs.shape:
         raise ValueError(f"probs {probs.shape} and labels {given_labels.shape} must be the same (images, attributes)")
     broken = int((~np.isfinite(probs)).any(axis=1).sum())
@@ -271,7 +271,7 @@ def check_answers(probs: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, Floa
         raise ValueError(f"probs must lie in [0, 1], not in [{probs.min()}, {probs.max()}]")
     if not np.isin(given_labels, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")
-    return probs, given_labels.astype(np.float64)
+    return probs, given_labels.astype(np.float64, order="C")
 
 
 def _prepare(probs: ArrayLike, labels: ArrayLike, thresholds: ArrayLike) -> _Prepared:

@@ -59,7 +59,10 @@ def group_report_png(groups: GroupScores, info: EvalInfo) -> bytes:
     for text in legend.get_texts():
         text.set_parse_math(False)
     data = io.BytesIO()
-    metadata = {"Software": PNG_SOFTWARE, "Title": printable(f"{info.checkpoint} on {info.split}, by group")}
+    metadata = {
+        "Software": PNG_SOFTWARE,
+        "Title": printable(f"{info.checkpoint} on {info.split or info.data_source}, by group"),
+    }
     figure.savefig(data, format="png", dpi=DPI, facecolor="white", metadata=metadata)
     return data.getvalue()
 
@@ -72,7 +75,7 @@ def _title(figure: Figure, groups: GroupScores, info: EvalInfo, height: float) -
     step = "" if info.step is None else f" · step {info.step:,}"
     line(f"{info.checkpoint}{step}", 0.42, 14, INK, "bold")
     line(
-        f"{info.data_source} {info.split} · {groups.counts.sum():,} images by {', '.join(groups.grouping.by)}"
+        f"{info.images} · {groups.counts.sum():,} images by {', '.join(groups.grouping.by)}"
         f" · thresholds {info.thresholds}",
         0.7,
         10,

@@ -53,7 +53,7 @@ def report_png(probs: ArrayLike, labels: ArrayLike, scores: Scores, info: EvalIn
     tall = min(room, 3.2)
     _draw_counts(box(8.9, _BELOW + room - tall, _SIDE, tall), bins)
     data = io.BytesIO()
-    metadata = {"Software": PNG_SOFTWARE, "Title": printable(f"{info.checkpoint} on {info.split}")}
+    metadata = {"Software": PNG_SOFTWARE, "Title": printable(f"{info.checkpoint} on {info.split or info.data_source}")}
     figure.savefig(data, format="png", dpi=DPI, facecolor="white", metadata=metadata)
     return data.getvalue()
 
@@ -73,7 +73,7 @@ def _title(figure: Figure, scores: Scores, info: EvalInfo, height: float) -> Non
     calibration = "" if info.calibration is None else f" · calibration {info.calibration}"
     line(f"{info.checkpoint}{step}", 0.45, 15, INK, "bold")
     line(
-        f"{info.data_source} {info.split} · {scores.num_images:,} images · {len(scores.attributes)} attributes"
+        f"{info.images} · {scores.num_images:,} images · {len(scores.attributes)} attributes"
         f" · thresholds {info.thresholds}{calibration}",
         0.75,
         10.5,

@@ -337,7 +337,7 @@ def _sign(metric: str) -> int:
 def info_lines(info: EvalInfo, num_images: int, glyphs: Glyphs) -> Text:
     """Two lines: which checkpoint, and on which images it was scored how."""
     images = "image" if num_images == 1 else "images"
-    parts = [f"{info.data_source} {info.split}", f"{num_images:,} {images}", f"thresholds {info.thresholds}"]
+    parts = [info.images, f"{num_images:,} {images}", f"thresholds {info.thresholds}"]
     if info.calibration is not None:
         parts.append(f"calibration {info.calibration}")
     step = "" if info.step is None else f"  step {info.step:,}"
