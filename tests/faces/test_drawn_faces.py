@@ -78,13 +78,13 @@ def test_what_excludes_each_other_in_celeba_does_so_here(many_labels: np.ndarray
 
 def test_what_is_seen_differs_from_the_label_as_often_as_celebas_labels_err() -> None:
     faces = DrawnFaces("train", 30_000)
-    wrong = (faces._seen != faces.labels).mean(axis=0)
+    wrong = (faces.seen != faces.labels).mean(axis=0)
     assert 0.05 < wrong.mean() < 0.09
     assert wrong[column("Oval_Face")] > 0.1 > 0.02 > wrong[column("Eyeglasses")]
     # Seeing an attribute always makes it likelier than not: otherwise accuracy could not gain from it.
     for k, name in enumerate(ATTRIBUTES):
-        assert faces.labels[faces._seen[:, k] == 1, k].mean() > 0.5, name
-        assert faces.labels[faces._seen[:, k] == 0, k].mean() < 0.5, name
+        assert faces.labels[faces.seen[:, k] == 1, k].mean() > 0.5, name
+        assert faces.labels[faces.seen[:, k] == 0, k].mean() < 0.5, name
 
 
 def test_the_fit_agrees_with_sklearn_and_reproduces_itself(many_labels: np.ndarray) -> None:
@@ -251,7 +251,7 @@ def test_the_eyes_of_a_face_are_alike_and_those_of_two_faces_are_not() -> None:
     nuisance = uniforms(0, 9, np.arange(40), NUM_NUISANCES)
     for name in ("shift_x", "shift_y", "scale", "yaw", "gaze", "light_side"):
         nuisance[:, NUISANCES.index(name)] = 0.5
-    portraits = paint_faces(faces._seen, nuisance).astype(float)
+    portraits = paint_faces(faces.seen, nuisance).astype(float)
     left, right = portraits[:, :, 98:124, 55:83], portraits[:, :, 98:124, 95:123][..., ::-1]
     within = np.abs(left - right).mean()
     between = np.abs(left - np.roll(right, 1, axis=0)).mean()

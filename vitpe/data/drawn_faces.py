@@ -37,7 +37,10 @@ _LABELS_AT_ONCE: Final = 1 << 16
 
 
 class DrawnFaces(Samples):
-    """One split of drawn faces. The first n portraits of a split do not depend on num_samples."""
+    """One split of drawn faces. The first n portraits of a split do not depend on num_samples.
+
+    seen: (n, A) uint8, the attributes that are painted; a label differs from them now and then, as CelebA's do.
+    """
 
     source = DRAWN_FACES
     attributes = ATTRIBUTES
@@ -58,13 +61,13 @@ class DrawnFaces(Samples):
             for part in np.split(self._indices, range(_LABELS_AT_ONCE, num_samples, _LABELS_AT_ONCE))
         ]
         self.labels = np.concatenate([labels for labels, _ in drawn])
-        self._seen = np.concatenate([seen for _, seen in drawn])
+        self.seen = np.concatenate([seen for _, seen in drawn])
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """(len(indices), 3, height, width) RGB portraits, drawn now, and cropped and resized to fit `stored_size`."""
         rows = np.asarray(indices, dtype=np.int64)
         nuisance = uniforms(self._seed, _NUISANCE, self._indices[rows], NUM_NUISANCES)
-        portraits = paint_faces(self._seen[rows], nuisance)
+        portraits = paint_faces(self.seen[rows], nuisance)
         if self.stored_size == (HEIGHT, WIDTH):
             return portraits
         return np.stack([crop_and_resize(portrait, self.stored_size) for portrait in portraits])
