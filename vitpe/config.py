@@ -100,6 +100,7 @@ class DataConfig:
     num_train, num_valid: how many faces to draw; None takes all images of a folder's split.
     store: where images wait: decoded on the "device", encoded in "memory", on "disk", or "auto".
     flip: mirror every other training image; None for yes, unless an attribute's name tells left from right.
+    relabel: a CSV of corrections of labels. attributes: those to train on, None for all.
     """
 
     data: str = DRAWN_FACES
@@ -110,6 +111,8 @@ class DataConfig:
     mean: Annotated[tuple[float, float, float], Bounds(0, 1)] = celeba.MEAN
     std: Annotated[tuple[float, float, float], Bounds(0.001, 10)] = celeba.STD
     flip: bool | None = None
+    relabel: str | None = None
+    attributes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -117,6 +120,12 @@ class DataConfig:
             self.labels is None or self.data != DRAWN_FACES,
             f"--labels {self.labels} without --data",
             "name the folder of the images: --data FOLDER",
+        )
+        chosen = () if self.attributes is None else self.attributes
+        require(
+            self.attributes is None or (bool(chosen) and len(set(chosen)) == len(chosen)),
+            f"attributes {brief(', '.join(chosen))!r} {'name one twice' if chosen else 'name none'}",
+            "name each once: --attributes Smiling,Male",
         )
 
 

@@ -25,6 +25,7 @@ from vitpe.cli.options import (
     Labels,
     Precision,
     Preset,
+    Relabel,
     Settings,
     Store,
     check_init,
@@ -73,6 +74,10 @@ def _root(
 def train(
     data: Annotated[str | None, data_option("faces that vitpe draws")] = None,
     labels: Labels = None,
+    relabel: Relabel = None,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Attributes to train on: Smiling,Male.", show_default="all")
+    ] = None,
     num_train: Annotated[
         int | None,
         typer.Option(help="Number of training images.", show_default=f"all; {NUM_DRAWN_TRAIN} drawn faces"),
@@ -110,6 +115,8 @@ def train(
     given = {
         "data.data": data,
         "data.labels": None if labels is None else str(labels),
+        "data.relabel": None if relabel is None else str(relabel),
+        "data.attributes": None if attributes is None else [name.strip() for name in attributes.split(",")],
         "data.num_train": num_train,
         "data.num_valid": num_valid,
         "data.store": store,
@@ -161,6 +168,7 @@ def evaluate(
     checkpoints: Checkpoints = None,
     data: Annotated[str | None, data_option("what the model was trained on")] = None,
     labels: Labels = None,
+    relabel: Relabel = None,
     split: Annotated[
         Literal["train", "valid", "test"], typer.Option(help="Images to score; use test for the final report only.")
     ] = "valid",
@@ -256,7 +264,9 @@ def evaluate(
         from vitpe.reporting.answer_files import check_answers_file
 
         check_answers_file(answers)
-    options = EvalOptions(data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None)
+    options = EvalOptions(
+        data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None, relabel
+    )
     if from_answers is not None:
         show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)
         return

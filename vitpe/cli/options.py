@@ -62,6 +62,7 @@ Checkpoints = Annotated[list[Path] | None, typer.Argument(help=_CHECKPOINT, show
 Labels = Annotated[
     Path | None, typer.Option(help="CSV with image paths and 0/1 columns, for images other than CelebA.")
 ]
+Relabel = Annotated[Path | None, typer.Option(help="CSV of corrected labels: image,attribute,value.")]
 Init = Annotated[
     Path | None, typer.Option(help="Initial weights: safetensors of vitpe, timm, torchvision or Hugging Face.")
 ]

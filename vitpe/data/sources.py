@@ -75,6 +75,17 @@ def open_samples(config: DataConfig, split: str, img_size: tuple[int, int], seed
     seed: of the sample where config asks for fewer images than there are. Raises VitpeError when the folder or its
     labels cannot be read.
     """
+    samples = _open(config, split, img_size, seed)
+    if config.relabel is None and config.attributes is None:
+        return samples
+    from vitpe.data.corrections import choose_attributes, relabel
+
+    if config.relabel is not None:
+        samples = relabel(samples, Path(config.relabel), split)
+    return samples if config.attributes is None else choose_attributes(samples, config.attributes)
+
+
+def _open(config: DataConfig, split: str, img_size: tuple[int, int], seed: int) -> Samples:
     limit = {"train": config.num_train, "valid": config.num_valid, "test": config.num_valid}[split]
     read = next(read for is_meant, read in _SOURCES if is_meant(config))
     return read(config, _Part(split, stored_size(img_size), limit, seed))
@@ -85,3 +96,7 @@ def check_source(config: DataConfig, img_size: tuple[int, int]) -> None:
     there = config.data == DRAWN_FACES or os.path.lexists(config.data)
     if not there or not (config.labels is None or os.path.lexists(config.labels)):
         open_samples(config, "train", img_size)
+    if config.relabel is not None:
+        from vitpe.data.corrections import read_corrections
+
+        read_corrections(Path(config.relabel))

@@ -1,7 +1,7 @@
 """What `eval` is asked for, and all that is known of it before a model runs. Torch-free."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,7 +21,7 @@ FIT_SPLIT: Final = "valid"
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """data, labels: as in DataConfig, None for what the run was trained on. split: train, valid or test.
+    """data, labels, relabel: as in DataConfig, None for what the run was trained on. split: train, valid or test.
 
     thresholds: "tune", or a number for all attributes, or None for the checkpoint's own. criterion: of tuning, None
     for the first of CRITERIA. calibrate: None for not at all. precision: in which the model computes what is reported.
@@ -39,6 +39,7 @@ class EvalOptions:
     precision: Literal["fp32", "bf16"] = "fp32"
     by: Terms = field(default_factory=dict)
     suspects: bool = False
+    relabel: Path | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:
@@ -77,11 +78,15 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """Checkpoints to score, and the images to score them on."""
+    """Checkpoints to score, and the images to score them on, with all labels that they have.
+
+    trained_on: what each checkpoint's run was trained on, where no other data were named.
+    """
 
     checkpoints: tuple[Path, ...]
     data: DataConfig
     options: EvalOptions
+    trained_on: tuple[DataConfig, ...] = ()
 
 
 def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None]) -> EvalPlan:
@@ -92,15 +97,21 @@ def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None
     """
     checkpoints = tuple(weights_file(path) for path in paths)
     infos = [read_info(path) for path in checkpoints]
+    relabel = None if options.relabel is None else str(options.relabel)
+    found: list[DataConfig] = []
     if options.data is not None:
-        data = DataConfig(data=options.data, labels=None if options.labels is None else str(options.labels))
+        data = DataConfig(options.data, None if options.labels is None else str(options.labels), relabel=relabel)
     else:
         found = [data_of(path, info, tell) for path, info in zip(checkpoints, infos, strict=True)]
-        data = found[0]
-        if data != found[-1]:
+        data, other = (replace(one, attributes=None, relabel=relabel or one.relabel) for one in (found[0], found[-1]))
+        if data != other:
+            first, last = (
+                f"{one.data}, relabelled by {one.relabel}" if data.relabel != other.relabel else one.data
+                for one in (data, other)
+            )
             raise UsageError(
-                f"{checkpoints[0]} was trained on {data.data}, {checkpoints[-1]} on {found[-1].data}",
+                f"{checkpoints[0]} was trained on {first}, {checkpoints[-1]} on {last}",
                 "name the images to compare them on: --data FOLDER",
             )
     check_source(data, infos[0].model.img_size)
-    return EvalPlan(checkpoints, data, options)
+    return EvalPlan(checkpoints, data, options, tuple(found))

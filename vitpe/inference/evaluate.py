@@ -47,13 +47,15 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
                 pass  # to say at once what would be said after minutes
     if options.split == "test":
         reporter.note("test is for the final report: choose models on valid")
-    opened = cache(partial(open_samples, plan.data))
+    opened_of = cache(open_samples)
+    opened = partial(opened_of, plan.data)
     answers = []
-    for path in plan.checkpoints:
+    for number, path in enumerate(plan.checkpoints):
         loaded = LoadedCheckpoint.of(path)
         size = loaded.info.model.img_size
-        if options.data is None:
-            check_same_data(path, plan.data, partial(opened, FIT_SPLIT, size))
+        if plan.trained_on:
+            data = plan.trained_on[number]
+            check_same_data(path, data, partial(opened_of, data, FIT_SPLIT, size))
         if options.suspects and options.split == "train":
             check_out_of_sample(path, loaded.info, plan.data, partial(opened, FIT_SPLIT, size), reporter.note)
         if options.by:

@@ -36,7 +36,7 @@ def data_of(checkpoint: Path, info: CheckpointInfo, tell: Callable[[str], None])
             return DataConfig()
         raise UsageError(f"{checkpoint} does not say where its images are", "name the folder: --data FOLDER")
     config = run.read_config().data
-    data = DataConfig(data=config.data, labels=config.labels)
+    data = DataConfig(data=config.data, labels=config.labels, relabel=config.relabel, attributes=config.attributes)
     if data.data == DRAWN_FACES:
         return data
     if not Path(data.data).is_absolute():  # as runs had it once; it was meant in the folder where train was called
@@ -69,10 +69,11 @@ def check_same_data(checkpoint: Path, data: DataConfig, open_valid: Callable[[],
     if run.identity is None or run.identity.valid_fingerprint is None:
         return
     if fingerprint([open_valid()]) != run.identity.valid_fingerprint:
-        labels = "" if data.labels is None else f" --labels {shlex.quote(data.labels)}"
+        named = {"--labels": data.labels, "--relabel": data.relabel}
+        options = "".join(f" {option} {shlex.quote(path)}" for option, path in named.items() if path is not None)
         raise VitpeError(
             f"{data.data} is not what {checkpoint} was trained on: its valid split has changed",
-            f"to score it all the same, name it: --data {shlex.quote(data.data)}{labels}",
+            f"to score it all the same, name it: --data {shlex.quote(data.data)}{options}",
         )
 
 

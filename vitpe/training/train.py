@@ -46,7 +46,7 @@ MAY_CHANGE: Final = frozenset(
     }
 )
 """What a resumed run may do differently; anything else would make it another run."""
-_PATHS: Final = frozenset({"data.data", "data.labels"})
+_PATHS: Final = frozenset({"data.data", "data.labels", "data.relabel"})
 _HISTORY_LIMIT_BYTES: Final = 1 << 30
 _VALID_BATCH_SIZE: Final = 128
 _NUM_NAMED: Final = 5
@@ -158,10 +158,12 @@ def check_resumable(stored: RunConfig, wanted: RunConfig) -> None:
 
 def _absolute(data: DataConfig) -> DataConfig:
     """Paths that mean the same in any folder, for whoever reads config.json later."""
-    if data.data == DRAWN_FACES:
-        return data
-    labels = None if data.labels is None else str(Path(data.labels).absolute())
-    return replace(data, data=str(Path(data.data).absolute()), labels=labels)
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).absolute())
+
+    folder = data.data if data.data == DRAWN_FACES else str(Path(data.data).absolute())
+    return replace(data, data=folder, labels=absolute(data.labels), relabel=absolute(data.relabel))
 
 
 def _open_splits(config: RunConfig) -> tuple[Samples, Samples]:
@@ -184,7 +186,7 @@ def _identify(run: RunFolder, config: RunConfig, valid: Samples, resume: bool) -
 
 def _whole_valid_fingerprint(config: RunConfig, valid: Samples) -> str | None:
     """Of what `vitpe eval` scores the run on; drawn faces are always the same."""
-    if config.data.data == DRAWN_FACES:
+    if config.data.data == DRAWN_FACES and config.data.relabel is None:
         return None
     if config.data.num_valid is not None:
         valid = open_samples(replace(config.data, num_valid=None), "valid", config.model.img_size)
