@@ -224,6 +224,7 @@ def evaluate(
             "a checkpoint": checkpoints,
             "--data": data,
             "--labels": labels,
+            "--relabel": relabel,
             "--split": split != "valid",
             "--thresholds tune": thresholds == "tune",
             "--criterion": criterion,
