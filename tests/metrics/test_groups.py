@@ -169,6 +169,10 @@ def test_intervals_are_of_the_two_extreme_groups_on_paired_resamples():
         low, high = interval(differences[:, None])
         assert (gap.low[a], gap.high[a]) == (pytest.approx(low[0]), pytest.approx(high[0]))
         assert gap.low[a] <= gap.value[a] <= gap.high[a]
+        for g in range(4):
+            accuracies = np.array([right[rows[grouping.group_of[rows] == g], a].mean() for rows in drawn])
+            found = scores.accuracy_low[g, a], scores.accuracy_high[g, a]
+            np.testing.assert_allclose(found, np.ravel(interval(accuracies[:, None])), atol=1e-12)
 
 
 def test_small_groups_are_shown_and_not_ranked():

@@ -118,6 +118,7 @@ def test_csv_has_a_row_for_each_attribute_and_group(male):
     assert int(whole["num_images"]) == int(women["num_images"]) + int(men["num_images"]) == 300
     assert float(whole["accuracy_gap"]) == pytest.approx(abs(float(women["accuracy"]) - float(men["accuracy"])))
     assert (whole["accuracy_ranked"], women["accuracy_ranked"], women["accuracy_gap"]) == ("", "true", "")
+    assert float(women["accuracy_low"]) <= float(women["accuracy"]) <= float(women["accuracy_high"])
     (own,) = [row for row in rows if row["attribute"] == "Male" and row["group"] == "Male=0"]
     assert (own["true_positive_rate"], own["true_positive_rate_ranked"]) == ("", "false")
 

@@ -111,6 +111,8 @@ class GroupScores:
 
     counts: (G,) images. num_outside: images in no group; they are in nothing here. whole: metric → (A,) over all
     groups' images. ranked: rate → (G, A), whether it is over at least `min_count` images.
+    accuracy_low, accuracy_high: (G, A) the 95 % bootstrap interval of a group's accuracy, which is too narrow for a
+    group of a dozen images.
     worst: (A,) the ranked group of the lowest accuracy, -1 where fewer than two are ranked.
     gaps: by the names of GAPS. mean_gaps: their means over those attributes that do not part the images themselves.
     mean_accuracy: over attributes, each image counting alike.
@@ -125,6 +127,8 @@ class GroupScores:
     per_group: Mapping[str, FloatArray]
     whole: Mapping[str, FloatArray]
     ranked: Mapping[str, NDArray[np.bool_]]
+    accuracy_low: FloatArray
+    accuracy_high: FloatArray
     worst: NDArray[np.intp]
     gaps: Mapping[str, Gap]
     mean_gaps: Mapping[str, Mean]
@@ -203,6 +207,7 @@ def score_groups(
         gap, differences = _gap(rates, per_group, replicates, extremes, parting & (name == "demographic_parity"))
         gaps[name] = gap
         mean_gaps[name] = _mean(np.where(parting, np.nan, gap.value), np.where(parting, np.nan, differences))
+    accuracy_low, accuracy_high = interval(replicates["accuracy"])
     reweighted, mean_reweighted = None, None
     if train_shares is not None:
         reweighted = _weighted(per_group["accuracy"], train_shares)
@@ -215,6 +220,8 @@ def score_groups(
         per_group={metric: per_group[metric] for metric in GROUP_METRICS},
         whole={metric: whole[metric] for metric in GROUP_METRICS},
         ranked=ranked,
+        accuracy_low=accuracy_low,
+        accuracy_high=accuracy_high,
         worst=gaps["accuracy"].lowest,
         gaps=gaps,
         mean_gaps=mean_gaps,

@@ -12,8 +12,9 @@ from vitpe.metrics.scores import Scores
 from vitpe.reporting.metric_formats import sort_key, sort_order
 from vitpe.reporting.records import csv_table
 
+_ENDS: Final = ("accuracy_low", "accuracy_high")
 CSV_HEADER: Final = (
-    *("attribute", "group", "num_images", *GROUP_METRICS, *(f"{rate}_ranked" for rate in RATES), "worst_group"),
+    *("attribute", "group", "num_images", *GROUP_METRICS, *_ENDS, *(f"{rate}_ranked" for rate in RATES), "worst_group"),
     *(f"{gap}_gap{end}" for gap in GAPS for end in ("", "_low", "_high")),
 )
 
@@ -41,8 +42,8 @@ def group_record(groups: GroupScores, order: Sequence[int]) -> dict[str, Any]:
     {"attributes": [those that part the images], "min_count", "num_outside", "groups": [{"group", "num_images",
     "train_share"}], "mean_accuracy": mean, "mean_accuracy_reweighted_by_train_shares": mean or null, "mean_gaps": {gap:
     mean}, "scores": [{"attribute", metric of all images: value, "worst_group", "groups": [{"group", metric: value,
-    "ranked": {rate: bool}}], "gaps": {gap: {"value", "low", "high", "highest", "lowest", "rate"}}}]}. A mean is as in
-    "mean" of the whole document.
+    "accuracy_low", "accuracy_high", "ranked": {rate: bool}}], "gaps": {gap: {"value", "low", "high", "highest",
+    "lowest", "rate"}}}]}. A mean is as in "mean" of the whole document.
     """
     shares = [None] * len(groups.groups) if groups.train_shares is None else groups.train_shares.tolist()
     return {
@@ -74,7 +75,7 @@ def groups_csv(groups: GroupScores, order: Sequence[int]) -> str:
         rows.append(whole)
         for count, group in zip(groups.counts, record["groups"], strict=True):
             row = dict.fromkeys(CSV_HEADER) | {"attribute": record["attribute"], "num_images": count}
-            row |= {name: group[name] for name in ("group", *GROUP_METRICS)}
+            row |= {name: group[name] for name in ("group", *GROUP_METRICS, *_ENDS)}
             rows.append(row | {f"{rate}_ranked": group["ranked"][rate] for rate in RATES})
     return csv_table(CSV_HEADER, rows)
 
@@ -90,6 +91,7 @@ def _attribute(groups: GroupScores, a: int) -> dict[str, Any]:
         "groups": [
             {"group": group}
             | {metric: groups[metric][g, a] for metric in GROUP_METRICS}
+            | {"accuracy_low": groups.accuracy_low[g, a], "accuracy_high": groups.accuracy_high[g, a]}
             | {"ranked": {rate: bool(groups.ranked[rate][g, a]) for rate in RATES}}
             for g, group in enumerate(groups.groups)
         ],

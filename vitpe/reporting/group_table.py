@@ -149,7 +149,9 @@ class _GroupTable:
         accuracies = [groups["accuracy"][w, a] if w >= 0 else math.nan for a, w in enumerate(groups.worst)]
         if not np.isnan(accuracies).all():
             a = int(np.nanargmin(accuracies))
-            value = _PERCENT.text(accuracies[a], glyphs)
+            worst = groups.worst[a]
+            ends = _interval(float(groups.accuracy_low[worst, a]), float(groups.accuracy_high[worst, a]))
+            value = f"{_PERCENT.text(accuracies[a], glyphs)} {ends}".strip()
             grid.add_row("worst of all", f"{printable(groups.attributes[a])} in {self._worst(a, glyphs)}: {value}")
         if groups.num_outside:
             grid.add_row("left out", f"{groups.num_outside:,} images are in none of these groups")
