@@ -1,30 +1,50 @@
-"""Samples whose images are encoded somewhere: files in a folder or in an archive, rows of a table."""
+"""Samples whose images lie encoded in files: in a folder of them, an archive, or one of the formats for datasets."""
 
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitpe.celeba import SIZE
+from vitpe.data.image_files import formats
 from vitpe.data.images import ImageError, Remarks, crop_and_resize, decode
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.errors import VitpeError
 
 
 class EncodedImages(Protocol):
-    """Encoded images by name, in what lies at `path`. Safe for threads."""
+    """Encoded images, each by what this kind of files knows it by: a name, or a number. Safe for threads."""
 
     path: Path
 
-    def read(self, name: str) -> bytes:
-        """The image's bytes; VitpeError naming it where they cannot be read."""
+    def read(self, member: Any, /) -> bytes:
+        """The encoded image; VitpeError saying where it is when it cannot be read."""
 
-    def size(self, name: str) -> int:
-        """How many bytes, 0 where that cannot be known."""
+    def size(self, member: Any, /) -> int:
+        """Bytes of the encoded image, or about that, without reading it."""
+
+    def where(self, member: Any, /) -> str:
+        """Where the image is, for messages."""
+
+    def release(self) -> None:
+        """Forget what is kept for the next read."""
+
+
+def size_note(files: EncodedImages, member: Any) -> str | None:
+    """What to say of images that are not of CelebA's size, by the header of one of them; None for nothing."""
+    try:
+        with Image.open(io.BytesIO(files.read(member)), formats=formats()) as image:
+            width, height = image.size
+    except Exception:  # it will be said of this image when it is decoded
+        return None
+    if (height, width) == SIZE:
+        return None
+    return f"images of other sizes are cropped and resized as photos are: the first has {width} x {height} pixels"
 
 
 class FileSamples(Samples):
@@ -38,7 +58,7 @@ class FileSamples(Samples):
         labels: NDArray[np.uint8],
         stored_size: tuple[int, int],
         files: EncodedImages,
-        members: Sequence[str],
+        members: Sequence[Any],
         notes: tuple[str, ...] = (),
     ) -> None:
         """names[i] is what a user calls image i, members[i] where `files` has it.
@@ -101,6 +121,7 @@ class FileSamples(Samples):
             if on_progress is not None:
                 on_progress(len(encoded), len(self._members))
         self._encoded = encoded
+        self._files.release()
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """(len(indices), 3, height, width) RGB; VitpeError naming the file for an image that cannot be decoded."""
@@ -119,19 +140,6 @@ class FileSamples(Samples):
         try:
             return crop_and_resize(decode(data, tell), self.stored_size)
         except ImageError as error:
-            name = f"{self._files.path}: {self._members[index]}"
-            raise VitpeError(f"{name}: {error.message}", "replace it, or remove it") from error
-
-
-def size_note(data: bytes, stored_size: tuple[int, int]) -> list[str]:
-    """A note where the first image, encoded, is not of the size (height, width) that images are stored in."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return []  # which reading it will tell
-    if (height, width) == stored_size:
-        return []
-    return [
-        f"images are {width} x {height}, the first at least: cropped and resized to {stored_size[1]} x {stored_size[0]}"
-    ]
+            raise VitpeError(
+                f"{self._files.where(self._members[index])}: {error.message}", "replace it, or remove it"
+            ) from error

@@ -174,3 +174,10 @@ class FolderFiles:
             return (self.path / name).stat().st_size
         except OSError:
             return 0
+
+    def where(self, name: str) -> str:
+        """The image, for messages."""
+        return f"{self.path}: {name}"
+
+    def release(self) -> None:
+        """Nothing is kept between reads."""

@@ -1,383 +1,456 @@
-"""Images and labels in parquet files, as the Hugging Face hub has them: one file, a folder, or a download's tree.
+"""Parquet files of images and their attributes, as the Hugging Face hub and pandas write them.
 
-A column of images, as {bytes, path}, as bytes or as paths of files; columns of labels, boolean or of 0/1 or -1/1, or
-one struct of them. Columns of text and of other numbers are left out, and named. pyarrow is an optional extra.
+The labels of a split are read at once, the images a few at a time, when they are asked for.
 """
 
-import os
+import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.data.file_samples import FileSamples, size_note
-from vitpe.data.image_files import FolderFiles, is_file, is_folder
-from vitpe.data.label_table import Splits, check_attributes
-from vitpe.data.labelled_csv import SPLIT_COLUMNS
-from vitpe.data.shards import counts_of, splits_of
+from vitpe.data.image_files import MAX_BYTES
+from vitpe.data.label_columns import NO_ATTRIBUTES, NULL, OTHER, LabelColumns, choose_columns, left_out_note, plain
+from vitpe.data.label_table import Splits
+from vitpe.data.labelled_csv import PATH_COLUMNS, SPLIT_COLUMNS, split_of
+from vitpe.data.shards import Shard, Shards, find_shards
 from vitpe.errors import VitpeError
+from vitpe.files import open_to_read, read_bounded
 
-SUFFIX: Final = ".parquet"
-_IMAGE_COLUMNS: Final = ("image", "img", "jpg", "jpeg", "png", "photo", "picture", "file_name", "path")
-_CACHED_BYTES: Final = 64_000_000
+SUFFIXES: Final = (".parquet",)
+_IMAGE_COLUMNS: Final = ("image", "img", "jpg", "jpeg", "png", "photo", "picture", "face")
+_AGAIN: Final = "download it again"
+_MAX_BATCH_ROWS: Final = 1024
+_BATCH_BYTES: Final = 4 << 20
+_CACHE_BYTES: Final = 128 << 20
+_BUFFER_BYTES: Final = 1 << 20
 
 
-def is_parquet(path: Path) -> bool:
-    """Whether it is a parquet file, or a folder with one somewhere in it."""
-    return bool(path.suffix.lower() == SUFFIX and is_file(path)) or next(_below(path), None) is not None
+class ParquetFiles:
+    """The images of some shards, by row, counted from 0 through all of them. Safe for threads.
 
-
-def read_parquet(path: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
-    """The samples of one split ("train", "valid" or "test"), in the order of the files' names and of their rows.
-
-    The split is in the files' names or folders (train-00000-of-00019.parquet, CONFIG/validation/0000.parquet), or in a
-    column; a split that no name says is a part of train, by a hash of each image's name. stored_size: (height, width)
-    that images are fitted to. Raises VitpeError naming the file, and the row, of what is wrong.
+    Rows are read from the beginning of their row group, a few megabytes at a time: quick in order, slow at random, and
+    in constant memory either way.
     """
-    shards = _open_shards(path)
-    columns = _choose_columns(shards)
-    parts = [_read_shard(shard, columns) for shard in shards]
-    names = _names(parts)
-    if parts[0].splits is None:
-        splits, how = splits_of([(part.shard.name, len(part.labels)) for part in parts], names)
-    else:
-        splits, how = np.array([split for part in parts for split in part.splits or ()], dtype="<U5"), ""
-    chosen, counts = np.flatnonzero(splits == split), counts_of(splits)
-    if not len(chosen):
-        raise VitpeError(f"{path} has no image of the {split} split ({counts})", "add a file or a split column for it")
-    labels = np.concatenate([part.labels for part in parts])
-    members = [member for part in parts for member in part.members]
-    files: ParquetFiles | FolderFiles = FolderFiles(path if path.is_dir() else path.parent)
-    if not columns.by_path:
-        files = ParquetFiles(path, shards, columns.image)
-    notes = [f"{path}: parquet, {len(shards)} file{'s' * (len(shards) > 1)}, {counts}, {labels.shape[1]} attributes"]
-    notes += [f"columns that are no labels are left out: {', '.join(columns.left_out)}"] if columns.left_out else []
-    notes += [how] if how else []
+
+    def __init__(self, root: Path, shards: Sequence[Shard]) -> None:
+        """Reads the shards' last pages, which say what they hold; VitpeError naming the first that cannot be read."""
+        self.path = root
+        self._opened = [_OpenShard.of(shard) for shard in shards]
+        self.starts = np.cumsum([0, *(opened.num_rows for opened in self._opened)])
+        self._cache: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._num_cached_bytes = 0
+        self._cursor: _Cursor | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def opened(self) -> Sequence["_OpenShard"]:
+        return self._opened
+
+    def read(self, row: int) -> bytes:
+        """The row's encoded image; VitpeError naming file and row when there is none."""
+        opened, inner = self.locate(row)
+        cell = self._cell(opened, inner)
+        if isinstance(cell, dict):
+            cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+        if isinstance(cell, str) and cell:
+            return self._read_file(opened, inner, cell)
+        if not isinstance(cell, bytes):
+            raise VitpeError(f"{self.where(row)} has no image", "remove the row, or download the file again")
+        return cell
+
+    def size(self, row: int) -> int:
+        """Bytes of the image, as the mean of its row group; of one in a file of its own that file's, 0 for none."""
+        opened, inner = self.locate(row)
+        if opened.has_paths:
+            try:
+                return self._place(opened, str(self._cell(opened, inner))).stat().st_size
+            except (VitpeError, OSError, ValueError):  # which `read` will tell
+                return 0
+        return opened.mean_bytes[opened.group_of(inner)]
+
+    def where(self, row: int) -> str:
+        """File and row, for messages."""
+        opened, inner = self.locate(row)
+        return f"{opened.shard.path}, row {inner}"
+
+    def name(self, row: int) -> str:
+        """What records call the image: "train-00000-of-00019.parquet#17"."""
+        opened, inner = self.locate(row)
+        return f"{opened.shard.name}#{inner}"
+
+    def release(self) -> None:
+        """Forget what is kept for the next read."""
+        with self._lock:
+            self._cache.clear()
+            self._cursor, self._num_cached_bytes = None, 0
+
+    def locate(self, row: int) -> tuple["_OpenShard", int]:
+        """The file, and the row in it."""
+        number = int(self.starts.searchsorted(row, side="right")) - 1
+        return self._opened[number], int(row - self.starts[number])
+
+    def _cell(self, opened: "_OpenShard", row: int) -> Any:
+        group = opened.group_of(row)
+        batch, inner = divmod(row - int(opened.groups[group]), opened.batch_rows)
+        key = (id(opened), group, batch)
+        with self._lock:
+            if key not in self._cache:
+                self._read_to(opened, group, batch, row)
+            self._cache.move_to_end(key)
+            column = self._cache[key]
+        return column[inner].as_py()
+
+    def _read_to(self, opened: "_OpenShard", group: int, batch: int, row: int) -> None:
+        """Batches of the row group, up to that one, into the cache."""
+        cursor = self._cursor
+        if cursor is None or (cursor.opened, cursor.group) != (opened, group) or cursor.batch > batch:
+            cursor = self._cursor = _Cursor(opened, group)
+        while cursor.batch <= batch:
+            key = (id(opened), group, cursor.batch)
+            try:
+                column = cursor.next()
+            # pyarrow raises nearly anything on damaged bytes.
+            except Exception as error:
+                self._cursor = None
+                raise VitpeError(f"cannot read {opened.shard.path}, row {row}: {_reason(error)}", _AGAIN) from error
+            self._num_cached_bytes += column.nbytes - (self._cache[key].nbytes if key in self._cache else 0)
+            self._cache[key] = column
+            while self._num_cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+                _, oldest = self._cache.popitem(last=False)
+                self._num_cached_bytes -= oldest.nbytes
+
+    def _read_file(self, opened: "_OpenShard", row: int, name: str) -> bytes:
+        try:
+            return read_bounded(self._place(opened, name), MAX_BYTES)
+        except (VitpeError, OSError, ValueError) as error:
+            raise VitpeError(
+                f"{opened.shard.path}, row {row}: cannot read {name[:200]}: {_reason(error)}",
+                "paths are relative to the parquet file's folder",
+            ) from error
+
+    def _place(self, opened: "_OpenShard", name: str) -> Path:
+        """Of a file that a row names: beside the parquet file, or below the folder that the user named."""
+        places = [opened.shard.path.parent / name, self.path / name]
+        return next((place for place in places if place.exists()), places[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenShard:
+    """What a file's end says of it. groups: the row that each row group begins with, and the number of rows."""
+
+    shard: Shard
+    metadata: Any
+    schema: Any
+    image: str
+    groups: NDArray[np.int64]
+    mean_bytes: tuple[int, ...]
+
+    @staticmethod
+    def of(shard: Shard) -> "_OpenShard":
+        try:
+            with open_to_read(shard.path) as file:
+                head = file.read(64)
+        except (OSError, VitpeError) as error:
+            raise VitpeError(f"cannot read {shard.path}: {_reason(error)}", _AGAIN) from error
+        if head.startswith(b"version https://git-lfs"):
+            raise VitpeError(f"{shard.path} is a pointer of Git LFS, not the file itself", "get it: git lfs pull")
+        try:
+            with _parquet().ParquetFile(shard.path) as file:
+                metadata, schema = file.metadata, file.schema_arrow
+                sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        except VitpeError:
+            raise
+        except Exception as error:
+            why = "the file is empty (0 bytes)" if not head else _reason(error)
+            raise VitpeError(f"cannot read {shard.path}: {why}", _AGAIN) from error
+        if sum(sizes) != metadata.num_rows or any(size < 0 for size in sizes):
+            raise VitpeError(f"cannot read {shard.path}: its row groups and its rows do not agree", _AGAIN)
+        image = _image_column(shard, schema)
+        means = tuple(_image_bytes(metadata.row_group(i), image) // max(1, size) for i, size in enumerate(sizes))
+        return _OpenShard(shard, metadata, schema, image, np.cumsum([0, *sizes]), means)
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.groups[-1])
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether a row holds the name of an image's file, not the image."""
+        return "string" in str(self.schema.field(self.image).type)[:12]
+
+    @property
+    def path_column(self) -> str | None:
+        """The column of the images' paths; None for none."""
+        kind = self.schema.field(self.image).type
+        if self.has_paths:
+            return self.image
+        has = _arrow().types.is_struct(kind) and any(each.name == "path" for each in kind)
+        return f"{self.image}.path" if has else None
+
+    @property
+    def batch_rows(self) -> int:
+        """That are read at a time."""
+        return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, *self.mean_bytes, 0)))
+
+    def group_of(self, row: int) -> int:
+        return int(self.groups.searchsorted(row, side="right")) - 1
+
+
+class _Cursor:
+    """Reads the images of a row group, batch after batch."""
+
+    def __init__(self, opened: _OpenShard, group: int) -> None:
+        self.opened, self.group, self.batch = opened, group, 0
+        self._rows = int(opened.groups[group + 1] - opened.groups[group])
+        file = _parquet().ParquetFile(
+            opened.shard.path, metadata=opened.metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False
+        )
+        self._batches = file.iter_batches(
+            opened.batch_rows, row_groups=[group], columns=[opened.image], use_threads=False
+        )
+
+    def next(self) -> Any:
+        column = next(self._batches).column(0)
+        wanted = min(self.opened.batch_rows, self._rows - self.batch * self.opened.batch_rows)
+        if len(column) != wanted:
+            raise VitpeError(f"{len(column)} images where {wanted} should follow")
+        self.batch += 1
+        return column
+
+
+class _RowNames(Sequence[str]):
+    """Files and rows as names, made when they are asked for: a million of them take more room than their labels."""
+
+    def __init__(self, files: ParquetFiles) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return int(self._files.starts[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = range(len(self))[index]
+        return self._files.name(rows) if isinstance(rows, int) else [self._files.name(row) for row in rows]
+
+
+def read_parquet(data: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
+    """The samples of one split ("train", "valid" or "test"), in the order of files and rows.
+
+    data: a file, or a folder of files. The image is a struct of {bytes, path}, bytes or a path; attributes are columns
+    of booleans or of whole numbers (0 and 1, or -1 and 1), or a struct of them; other columns are left out and named.
+    The split is what the files' names say, else a column of that name, else a hash of each row's name.
+    Raises VitpeError naming file and row of what is wrong, and when pyarrow is missing.
+    """
+    shards = find_shards(data, SUFFIXES)
+    files = ParquetFiles(shards.root, shards.of(split))
+    if not files.starts[-1]:
+        raise VitpeError(f"{shards.root} has no rows", _AGAIN)
+    table = _labels(files)
+    names = _own_names(files) or _RowNames(files)
+    splits, note = _splits(shards, files, names)
+    rows = np.arange(files.starts[-1]) if splits is None else np.flatnonzero(splits == split)
+    if splits is not None and not len(rows):
+        counts = ", ".join(f"{np.count_nonzero(splits == name):,} {name}" for name in ("train", "valid", "test"))
+        raise VitpeError(f"{shards.root} has no image of the {split} split ({counts})", "use more rows")
+    notes = [*filter(None, (left_out_note(table.left_out), note, size_note(files, int(rows[0]))))]
     samples = FileSamples(
-        "parquet",
-        columns.attributes,
-        [names[index] for index in chosen],
-        labels[chosen],
-        stored_size,
-        files,
-        [members[index] for index in chosen],
-        tuple(notes),
+        "parquet", table.attributes, names, table.labels, stored_size, files, range(len(names)), tuple(notes)
     )
-    return samples.take(range(len(chosen)), *size_note(files.read(members[chosen[0]]), stored_size))
+    return samples if len(rows) == len(names) else samples.take(rows.tolist())
 
 
 def image_rows(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Of each row of a parquet file a name, FILE#ROW, and what reads its image, in the order of the rows.
 
-    Raises VitpeError where it is no parquet file with a column of images' bytes; what is called, for a row without one.
+    Raises VitpeError where it is no parquet file with a column of images; what is called, for a row without one.
     """
-    shards = _open_shards(path)
-    image = _image_column(shards[0].file.schema_arrow, path)
-    if not _holds_bytes(shards[0].file.schema_arrow.field(image).type):
-        raise VitpeError(f"{path} names files of images and does not hold them", "name their folder")
-    files = ParquetFiles(path, shards, image)
-    for row in range(shards[0].file.metadata.num_rows):
-        yield f"{path}#{row}", partial(files.read, f"0#{row}")
+    files = ParquetFiles(path.parent, [Shard(path, path.name, None)])
+    for row in range(int(files.starts[-1])):
+        yield f"{path}#{row}", partial(files.read, row)
 
 
-class ParquetFiles:
-    """Encoded images in the rows of parquet files, by "FILE#ROW" with the file's number; a few row groups are kept."""
-
-    def __init__(self, path: Path, shards: Sequence["_Shard"], column: str) -> None:
-        self.path = path
-        self._shards = shards
-        self._column = column
-        self._lock = threading.Lock()
-        self._groups: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._num_bytes = 0
-
-    def read(self, member: str) -> bytes:
-        """The encoded image; VitpeError naming file and row where there is none."""
-        number, row = map(int, member.split("#"))
-        shard = self._shards[number]
-        group = int(np.searchsorted(shard.starts, row, side="right")) - 1
-        with self._lock:
-            values = self._groups.get((number, group))
-            if values is None:
-                values = self._read_group(shard, group)
-                self._groups[number, group] = values
-                self._num_bytes += values.nbytes
-                while self._num_bytes > _CACHED_BYTES and len(self._groups) > 1:
-                    self._num_bytes -= self._groups.popitem(last=False)[1].nbytes
-            else:
-                self._groups.move_to_end((number, group))
-        data: bytes | None = values[row - int(shard.starts[group])].as_py()
-        if data is None:
-            raise VitpeError(f"{shard.path}, row {row}: no image", "remove the row, or put the image's bytes there")
-        return data
-
-    def size(self, member: str) -> int:
-        """Bytes of an image of that row group, on average: each one's own would take reading them all."""
-        number, row = map(int, member.split("#"))
-        shard = self._shards[number]
-        group = int(np.searchsorted(shard.starts, row, side="right")) - 1
-        return int(shard.image_bytes(self._column, group))
-
-    def _read_group(self, shard: "_Shard", group: int) -> Any:
-        import pyarrow as pa
-
-        try:
-            values = shard.file.read_row_group(group, columns=[self._column]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise VitpeError(f"{shard.path}, row group {group}: {_brief(error)}", "download the file again") from error
-        if pa.types.is_struct(values.type):
-            values = values.combine_chunks()
-            values = (
-                values.field("bytes") if not isinstance(values, pa.ChunkedArray) else values.chunk(0).field("bytes")
-            )
-        return values
+def _own_names(files: ParquetFiles) -> list[str] | None:
+    """The paths that the images had, where each has one of its own: those of CelebA's images tell which they are."""
+    if not all(opened.path_column for opened in files.opened):
+        return None
+    paths = [path for opened in files.opened for path in _column(opened, str(opened.path_column)).to_pylist()]
+    return paths if all(paths) and len(set(paths)) == len(paths) else None
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """An open file: its number, its path relative to what was named, its rows' first of each row group."""
-
-    number: int
-    path: Path
-    name: str
-    file: Any
-    starts: NDArray[np.int64]
-
-    def image_bytes(self, column: str, group: int) -> int:
-        """Of an image, on average, before compression."""
-        rows = self.file.metadata.row_group(group)
-        chunks = (rows.column(index) for index in range(rows.num_columns))
-        total = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-        return int(total) // max(1, int(rows.num_rows))
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Which column is what. labels: the leaves' paths of `attributes`. by_path: images are paths of files."""
-
-    image: str
-    by_path: bool
-    has_path: bool
-    attributes: tuple[str, ...]
-    labels: tuple[str, ...]
-    split: str | None
-    left_out: tuple[str, ...]
+def _splits(shards: Shards, files: ParquetFiles, names: Sequence[str]) -> tuple[NDArray[np.str_] | None, str | None]:
+    """Each row's split, None where all are of the one that was asked for; and what was assumed."""
+    columns = [_split_column(opened) for opened in files.opened]
+    if None in columns:
+        if shards.tell_splits:
+            return None, None
+        return np.array([split_of(name) for name in names]), shards.note()
+    known, found = Splits(), []
+    for opened, column in zip(files.opened, columns, strict=True):
+        assert column is not None
+        for row, value in enumerate(_column(opened, column).to_pylist()):
+            its_split = known[str(value)]
+            if its_split is None:
+                raise VitpeError(
+                    f"{opened.shard.path}, row {row}: {column} is {str(value)[:60]!r}",
+                    "splits are train, valid and test, or 0, 1 and 2",
+                )
+            if shards.tell_splits and its_split != opened.shard.split:
+                raise VitpeError(
+                    f"{opened.shard.path}, row {row}: {column} is {value}, the file's name says {opened.shard.split}",
+                    "remove the column, or rename the file",
+                )
+            found.append(its_split)
+    return (None if shards.tell_splits else np.array(found)), None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What a shard says of its rows: labels (n, A), the images' paths, members, and splits where a column has them."""
-
-    shard: _Shard
-    labels: NDArray[np.uint8]
-    paths: list[str | None]
-    members: list[str]
-    splits: list[str] | None
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    if not is_folder(folder):
-        return
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(names) if name.lower().endswith(SUFFIX))
-
-
-def _open_shards(path: Path) -> list[_Shard]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise VitpeError(
-            f"{path} is parquet, which needs pyarrow", "install it: pip install 'vitpe[parquet]'"
-        ) from error
-    shards = []
-    for number, file in enumerate(sorted(_below(path)) if path.is_dir() else [path]):
-        try:
-            opened = pq.ParquetFile(file)
-            counts = [opened.metadata.row_group(group).num_rows for group in range(opened.metadata.num_row_groups)]
-        except (pa.ArrowException, OSError) as error:
-            raise VitpeError(f"{file} is no whole parquet file: {_brief(error)}", "download it again") from error
-        starts = np.cumsum([0, *counts[:-1]]).astype(np.int64)
-        name = str(file.relative_to(path)) if path.is_dir() else file.name
-        shards.append(_Shard(number, file, name, opened, starts))
-    first = shards[0].file.schema_arrow
-    for shard in shards[1:]:
-        if not shard.file.schema_arrow.equals(first):
-            names = sorted(set(first.names) ^ set(shard.file.schema_arrow.names))
-            what = f"columns {', '.join(names[:3])} are in one alone" if names else "a column has another type"
+def _labels(files: ParquetFiles) -> LabelColumns:
+    """Of all rows; VitpeError naming the file when its columns are not those of the first."""
+    first, *others = files.opened
+    names = _candidates(first)
+    for other in others:
+        its = _candidates(other)
+        if set(its) != set(names) or other.image != first.image:
+            strange = sorted({*its} ^ {*names}) or [other.image]
+            who = other if strange[0] in its or strange[0] == other.image else first
+            rest = first if who is other else other
             raise VitpeError(
-                f"{shards[0].path} and {shard.path} differ: {what}", "name a folder with files of one dataset"
+                f"{who.shard.path} has a column {strange[0]}, {rest.shard.path} has none to go with it",
+                "use files of one dataset alone",
             )
-    return shards
+
+    def value_of(row: int, column: int) -> Any:
+        opened, inner = files.locate(row)
+        return _column(opened, names[column])[inner].as_py()
+
+    values = np.concatenate([_values(opened, names) for opened in files.opened])
+    columns = choose_columns(first.shard.path, names, values, files.where, value_of)
+    taken = {name.split(".")[0] for name in names} | {first.image}
+    rest_of_it = {each.name: _kind(str(each.type)) for each in first.schema if each.name not in taken}
+    split = _split_column(first)
+    return replace(columns, left_out={k: v for k, v in (rest_of_it | columns.left_out).items() if k != split})
 
 
-def _choose_columns(shards: Sequence[_Shard]) -> _Columns:
-    """By the schema, and of whole numbers by their values."""
-    import pyarrow as pa
-
-    schema, where = shards[0].file.schema_arrow, shards[0].path
-    image = _image_column(schema, where)
-    kind = schema.field(image).type
-    labels: list[tuple[str, str]] = []
-    left_out, split = [], None
-    for field in schema:
-        if field.name == image:
+def _candidates(opened: _OpenShard) -> list[str]:
+    """Columns of booleans and whole numbers; those within a struct as "struct.name"."""
+    types, found = _arrow().types, []
+    for field in opened.schema:
+        if field.name == opened.image or plain(field.name) in (*SPLIT_COLUMNS, *NO_ATTRIBUTES):
             continue
-        if field.name.lower().replace("_", "") in SPLIT_COLUMNS:
-            split = field.name
-        elif pa.types.is_struct(field.type) and all(_may_be_label(inner.type) for inner in field.type):
-            labels += [(inner.name, f"{field.name}.{inner.name}") for inner in field.type]
-        elif _may_be_label(field.type):
-            labels.append((field.name, field.name))
-        else:
-            left_out.append(field.name)
-    kept = []
-    for name, column in labels:
-        if pa.types.is_boolean(_leaf(schema, column)) or _holds_labels(shards, column):
-            kept.append((name, column))
-        else:
-            left_out.append(name)
-    if not kept:
-        raise VitpeError(
-            f"{where} has no column of labels beside {image}", "labels are true and false, 0 and 1, -1 and 1"
-        )
-    attributes = tuple(name for name, _ in kept)
-    try:
-        check_attributes(attributes)
-    except VitpeError as error:
-        raise VitpeError(f"{where}: {error.message}", error.hint) from error
-    is_struct = pa.types.is_struct(kind)
-    return _Columns(
-        image,
-        pa.types.is_string(kind) or pa.types.is_large_string(kind),
-        is_struct and any(inner.name == "path" for inner in kind),
-        attributes,
-        tuple(column for _, column in kept),
-        split,
-        tuple(left_out),
-    )
-
-
-def _image_column(schema: Any, where: Path) -> str:
-    import pyarrow as pa
-
-    with_bytes = [field.name for field in schema if _holds_bytes(field.type)]
-    named = [name for name in _IMAGE_COLUMNS if name in with_bytes] or with_bytes
-    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    named = named or [name for name in _IMAGE_COLUMNS if name in texts]
-    if not named:
-        raise VitpeError(
-            f"{where} has no column of images, but {', '.join(schema.names[:5])}", "one is called image, as on the hub"
-        )
-    return str(named[0])
-
-
-def _holds_bytes(kind: Any) -> bool:
-    """Whether a column of that type has images' bytes, or structs with them."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return any(inner.name == "bytes" and _holds_bytes(inner.type) for inner in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _may_be_label(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind))
-
-
-def _leaf(schema: Any, column: str) -> Any:
-    outer, _, inner = column.partition(".")
-    if outer in schema.names and inner and column not in schema.names:
-        return schema.field(outer).type.field(inner).type
-    return schema.field(column).type
-
-
-def _holds_labels(shards: Sequence[_Shard], column: str) -> bool:
-    """Whether whole numbers are 0 and 1 or -1 and 1, looking no further than the first that are not. -1, 0 and 1 are
-    taken for labels, too, and then refused: what 0 means there must not be guessed.
-    """
-    for shard in shards:
-        values = _leaf_values(shard, column).drop_null().to_numpy()
-        if not np.isin(values, (-1, 0, 1)).all():
-            return False
-    return True
-
-
-def _leaf_values(shard: _Shard, column: str) -> Any:
-    """A column, or a struct's field."""
-    import pyarrow as pa
-
-    try:
-        table = shard.file.read(columns=[column])
-    except (pa.ArrowException, OSError) as error:
-        raise VitpeError(f"{shard.path}, column {column}: {_brief(error)}", "download the file again") from error
-    while pa.types.is_struct(table.schema.field(0).type):
-        table = table.flatten()
-    return table.column(0)
-
-
-def _read_shard(shard: _Shard, columns: _Columns) -> _Part:
-    num_rows = shard.file.metadata.num_rows
-    labels = np.empty((num_rows, len(columns.labels)), dtype=np.uint8)
-    for number, column in enumerate(columns.labels):
-        values = _leaf_values(shard, column)
-        if values.null_count:
-            row = next(row for row, value in enumerate(values) if not value.is_valid)
-            raise VitpeError(f"{shard.path}, row {row}: {column} is missing", "each image needs all of its labels")
-        numbers = np.asarray(values.to_numpy()).astype(np.int8)
-        if (numbers == 0).any() and (numbers == -1).any():
-            zero, minus = int((numbers == 0).argmax()), int((numbers == -1).argmax())
-            raise VitpeError(
-                f"{shard.path}: {column} is 0 in row {zero} and -1 in row {minus}",
-                "a column is 0 and 1, or -1 and 1, not both",
-            )
-        labels[:, number] = numbers == 1
-    paths: list[str | None] = [None] * num_rows
-    if columns.by_path or columns.has_path:
-        paths = _leaf_values(shard, columns.image if columns.by_path else f"{columns.image}.path").to_pylist()
-    members = [f"{shard.number}#{row}" for row in range(num_rows)]
-    if columns.by_path:
-        members = [_path_there(shard, row, path) for row, path in enumerate(paths)]
-    splits = None if columns.split is None else _column_of_splits(shard, columns.split)
-    return _Part(shard, labels, paths, members, splits)
-
-
-def _path_there(shard: _Shard, row: int, path: str | None) -> str:
-    if not path:
-        raise VitpeError(f"{shard.path}, row {row}: no path of an image", "remove the row, or name its image")
-    return path
-
-
-def _column_of_splits(shard: _Shard, column: str) -> list[str]:
-    meanings, found = Splits(), []
-    for row, value in enumerate(_leaf_values(shard, column).to_pylist()):
-        split = meanings[str(value)]
-        if split is None:
-            raise VitpeError(
-                f"{shard.path}, row {row}: {column} is {str(value)[:60]!r}",
-                "splits are train, valid and test, or 0, 1, 2",
-            )
-        found.append(split)
+        if _is_label(field.type):
+            found.append(field.name)
+        elif types.is_struct(field.type) and field.type.num_fields:
+            inner = list(field.type)
+            if all(_is_label(each.type) for each in inner):
+                found += [f"{field.name}.{each.name}" for each in inner]
     return found
 
 
-def _names(parts: Sequence[_Part]) -> list[str]:
-    """The images' own paths where each has one that no other has, else file and row."""
-    paths = [path for part in parts for path in part.paths if path]
-    total = sum(len(part.paths) for part in parts)
-    if len(set(paths)) == total:
-        return paths
-    return [f"{part.shard.name}#{row}" for part in parts for row in range(len(part.paths))]
+def _values(opened: _OpenShard, names: Sequence[str]) -> NDArray[np.int8]:
+    """(rows, columns): 1, 0, -1, OTHER or NULL."""
+    out = np.full((opened.num_rows, len(names)), OTHER, dtype=np.int8)
+    for column, name in enumerate(names):
+        values = _column(opened, name)
+        if values.null_count:
+            out[:, column][values.is_null().to_numpy(zero_copy_only=False)] = NULL
+            there = out[:, column] != NULL
+            numbers = values.drop_null().to_numpy(zero_copy_only=False)
+        else:
+            there, numbers = np.ones(len(out), dtype=bool), values.to_numpy(zero_copy_only=False)
+        for value in (-1, 0, 1):
+            if value >= 0 or numbers.dtype.kind == "i":
+                out[np.flatnonzero(there)[numbers == value], column] = value
+    return out
 
 
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
+def _column(opened: _OpenShard, name: str) -> Any:
+    """A column in one piece; of a struct's field, where the struct is missing, so is the field."""
+    outer, _, inner = (name, "", "") if name in opened.schema.names else name.partition(".")
+    try:
+        file = _parquet().ParquetFile(opened.shard.path, metadata=opened.metadata, pre_buffer=False)
+        with file:
+            column = file.read(columns=[name], use_threads=False).column(outer)
+        if inner:
+            column = importlib.import_module("pyarrow.compute").struct_field(column, inner)
+        if len(column) != opened.num_rows:
+            raise VitpeError(f"{len(column):,} values for {opened.num_rows:,} rows")
+        return column.combine_chunks()
+    except Exception as error:
+        raise VitpeError(f"cannot read {name} in {opened.shard.path}: {_reason(error)}", _AGAIN) from error
+
+
+def _split_column(opened: _OpenShard) -> str | None:
+    return next((name for name in opened.schema.names if plain(name) in SPLIT_COLUMNS), None)
+
+
+def _image_column(shard: Shard, schema: Any) -> str:
+    """By its name, of those that have an image's form; else the one that there is."""
+    types = _arrow().types
+    formed = [field.name for field in schema if _is_image(field.type)]
+    named = [name for name in formed if plain(name) in _IMAGE_COLUMNS]
+    if not named and not formed:
+        formed = [
+            field.name
+            for field in schema
+            if (types.is_string(field.type) or types.is_large_string(field.type))
+            and plain(field.name) in (*PATH_COLUMNS, *_IMAGE_COLUMNS)
+        ]
+    found = named or formed
+    if len(found) == 1:
+        return str(found[0])
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)[:200]
+    what = f"{len(found)} columns of images: {', '.join(found)}" if found else f"no column of images ({columns})"
+    raise VitpeError(
+        f"{shard.path} has {what}", "it needs one column named image: bytes, a path, or a struct of {bytes, path}"
+    )
+
+
+def _is_image(kind: Any) -> bool:
+    types = _arrow().types
+    if types.is_struct(kind):
+        return any(each.name == "bytes" and _is_image(each.type) for each in kind)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
+
+
+def _is_label(kind: Any) -> bool:
+    types = _arrow().types
+    return bool(types.is_boolean(kind) or types.is_integer(kind))
+
+
+def _image_bytes(group: Any, image: str) -> int:
+    """Of the images of a row group, uncompressed, with a few bytes each for their lengths."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    inner = [chunk for chunk in chunks if chunk.path_in_schema in (image, f"{image}.bytes")]
+    return max(0, *(int(chunk.total_uncompressed_size) for chunk in inner))
+
+
+def _kind(arrow_type: str) -> str:
+    return "text" if "string" in arrow_type else "numbers" if arrow_type[:3] in ("int", "uin") else arrow_type[:40]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, VitpeError):
+        return error.message
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:160] or type(error).__name__
+
+
+def _arrow() -> ModuleType:
+    try:
+        return importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise VitpeError(
+            "parquet files are read with pyarrow, which is not installed", "pip install 'vitpe[parquet]'"
+        ) from error
+
+
+def _parquet() -> ModuleType:
+    _arrow()
+    return importlib.import_module("pyarrow.parquet")

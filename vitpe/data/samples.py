@@ -20,7 +20,7 @@ def stored_size(img_size: tuple[int, int]) -> tuple[int, int]:
 class Samples(ABC):
     """One split of a data source; a source need only set the fields and say how it reads.
 
-    source: "celeba", "labelled_csv", "parquet" or "drawn_faces".
+    source: "celeba", "labelled_csv", "parquet", "webdataset" or "drawn_faces".
     attributes: the A column names.
     names: one per sample.
     labels: (n, A) uint8, 0 or 1.

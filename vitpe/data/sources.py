@@ -1,13 +1,15 @@
 """Which data source a configuration means, opened for one split. One file a source, one line in a table."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vitpe.celeba import NUM_PUBLISHED
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, DataConfig
 from vitpe.data.samples import Samples, stored_size
+from vitpe.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,29 @@ def _labelled_csv(config: DataConfig, part: _Part) -> Samples:
     return samples.sample(part.split, part.limit, part.seed)
 
 
-def _parquet(config: DataConfig, part: _Part) -> Samples:
-    from vitpe.data.parquet import read_parquet
-
-    return read_parquet(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
-
-
-def _is_parquet(config: DataConfig) -> bool:
+def _is_webdataset(config: DataConfig) -> bool:
     from vitpe.data.celeba import is_celeba
-    from vitpe.data.parquet import is_parquet
+    from vitpe.data.shards import holds
+    from vitpe.data.tar_files import SUFFIXES
 
-    return not is_celeba(Path(config.data)) and is_parquet(Path(config.data))
+    path = Path(config.data)
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    return config.labels is None and not is_celeba(path) and holds(path, SUFFIXES)
+
+
+def _webdataset(config: DataConfig, part: _Part) -> Samples:
+    from vitpe.data.webdataset import read_webdataset
+
+    _refuse_labels(config)
+    return read_webdataset(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+
+
+def _refuse_labels(config: DataConfig) -> None:
+    if config.labels is not None:
+        raise UsageError(
+            f"--labels {config.labels} for {config.data}, which holds its own labels", "leave out --labels"
+        )
 
 
 def _celeba(config: DataConfig, part: _Part) -> Samples:
@@ -59,13 +73,38 @@ def _celeba(config: DataConfig, part: _Part) -> Samples:
     return read_celeba(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
 
 
+def _is_parquet(config: DataConfig) -> bool:
+    from vitpe.data.celeba import is_celeba
+    from vitpe.data.shards import holds
+
+    path = Path(config.data)
+    if path.suffix.lower() == ".parquet":
+        return True
+    return config.labels is None and not is_celeba(path) and holds(path, (".parquet",))
+
+
+def _parquet(config: DataConfig, part: _Part) -> Samples:
+    from vitpe.data.parquet import read_parquet
+
+    _refuse_labels(config)
+    return read_parquet(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+
+
 _SOURCES: Final[tuple[tuple[Callable[[DataConfig], bool], Callable[[DataConfig, _Part], Samples]], ...]] = (
     (lambda config: config.data == DRAWN_FACES, _drawn_faces),
-    (lambda config: config.labels is not None, _labelled_csv),
     (_is_parquet, _parquet),
+    (_is_webdataset, _webdataset),
+    (lambda config: config.labels is not None, _labelled_csv),
     (lambda config: True, _celeba),
 )
 """Whether a configuration means the source, and what opens it; the first that is meant counts."""
+_TITLES: Final = {
+    DRAWN_FACES: "drawn faces",
+    "parquet": "Parquet",
+    "webdataset": "WebDataset",
+    "labelled_csv": "a table of labels",
+    "celeba": "CelebA",
+}
 
 
 def open_samples(config: DataConfig, split: str, img_size: tuple[int, int], seed: int = 0) -> Samples:
@@ -91,9 +130,26 @@ def _open(config: DataConfig, split: str, img_size: tuple[int, int], seed: int) 
     return read(config, _Part(split, stored_size(img_size), limit, seed))
 
 
+def is_there(data: str) -> bool:
+    """Whether there is a folder or a file of that name, or all files of a pattern: train-{000..019}.tar."""
+    from vitpe.data.shards import expand_braces
+
+    return all(map(os.path.lexists, [data] if os.path.lexists(data) else expand_braces(data)))
+
+
+def describe(splits: Mapping[str, Samples]) -> str:
+    """What was found, in a line. splits: by what their images are for: {"to train on": …, "to validate": …}."""
+    (first, *others) = splits.items()
+    counts = [f"{len(first[1].names):,} images {first[0]}", *(f"{len(each.names):,} {use}" for use, each in others)]
+    num = len(first[1].attributes)
+    attributes = f"{num} attribute{'' if num == 1 else 's'}"
+    published = f" (of {NUM_PUBLISHED:,} published)" if first[1].source == "celeba" else ""
+    return f"data: {_TITLES[first[1].source]}, {', '.join(counts)}{published}, {attributes}"
+
+
 def check_source(config: DataConfig, img_size: tuple[int, int]) -> None:
     """Raise at once what `open_samples` would where there is nothing of that name; what is there is not read."""
-    there = config.data == DRAWN_FACES or os.path.lexists(config.data)
+    there = config.data == DRAWN_FACES or is_there(config.data)
     if not there or not (config.labels is None or os.path.lexists(config.labels)):
         open_samples(config, "train", img_size)
     if config.relabel is not None:

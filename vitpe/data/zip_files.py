@@ -67,6 +67,13 @@ class ZipFiles:
         """Bytes of the image itself, as the archive declares them."""
         return self._members[name].file_size
 
+    def where(self, name: str) -> str:
+        """The image, for messages."""
+        return f"{self.path}: {name}"
+
+    def release(self) -> None:
+        """Nothing is kept between reads."""
+
     def _compressed(self, info: zipfile.ZipInfo) -> bytes:
         """The member's bytes as they are stored: behind its own header, whose name and extra field may differ in length
         from the index's. zipfile would inflate without a bound, and takes twenty times as long to begin.

@@ -9,7 +9,7 @@ import torch
 
 from vitpe.data.batches import Batches
 from vitpe.data.samples import Samples
-from vitpe.data.sources import open_samples
+from vitpe.data.sources import describe, open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.device import Precision
 from vitpe.errors import VitpeError
@@ -71,6 +71,8 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
         if options.by:
             given = replace(given, train_labels=_train_labels(partial(opened, "train", size), reporter))
         answers.append(given)
+    if options.data is not None:
+        reporter.note(describe({f"of {options.split}": opened(options.split, answers[0].info.model.img_size)}))
     for line in dict.fromkeys(note for given in answers for note in given.all_notes()):
         reporter.note(line)
     return answers

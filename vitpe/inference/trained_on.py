@@ -8,6 +8,7 @@ from typing import Final
 
 from vitpe.config import DRAWN_FACES, DataConfig
 from vitpe.data.samples import Samples, fingerprint
+from vitpe.data.sources import is_there
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
@@ -42,7 +43,7 @@ def data_of(checkpoint: Path, info: CheckpointInfo, tell: Callable[[str], None])
     if not Path(data.data).is_absolute():  # as runs had it once; it was meant in the folder where train was called
         data = _from_the_run(run, data)
         tell(f"{run.config} says {config.data} and not in which folder: scoring {data.data}")
-    if not Path(data.data).exists():
+    if not is_there(data.data):
         raise VitpeError(f"no {data.data}, which {checkpoint} was trained on", "name the folder: --data FOLDER")
     return data
 

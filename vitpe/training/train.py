@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import torch
 
-from vitpe.celeba import NUM_PUBLISHED
+from vitpe.celeba import ATTRIBUTES
 from vitpe.config import DRAWN_FACES, DataConfig, RunConfig
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batches, Shard
 from vitpe.data.label_table import tells_sides
 from vitpe.data.samples import Samples, fingerprint
-from vitpe.data.sources import open_samples
+from vitpe.data.sources import describe, open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
@@ -304,17 +304,14 @@ def _describe_data(config: DataConfig, train: Samples, valid: Samples, reporter:
     to_train, to_validate = f"{len(train.names):,}", f"{len(valid.names):,} to validate"
     if train.source == "drawn_faces":
         reporter.note(f"data: {to_train} drawn faces to train on, {to_validate}; real: --data FOLDER")
-    elif train.source == "celeba":
-        reporter.note(f"data: CelebA, {to_train} images to train on, {to_validate} (of {NUM_PUBLISHED:,} published)")
     else:
-        count = len(train.attributes)
-        attributes = f"{count} attribute{'s' if count > 1 else ''}"
-        reporter.note(f"data: {to_train} images to train on, {to_validate}, {attributes}")
+        reporter.note(describe({"to train on": train, "to validate": valid}))
     for note in dict.fromkeys(
         (*train.notes, *valid.notes, *_constant(train, "train on"), *_constant(valid, "validate"))
     ):
         reporter.note(note)
-    if train.source == "labelled_csv" and config.flip is None:
+    known = train.source in (DRAWN_FACES, "celeba") or {*train.attributes} <= {*ATTRIBUTES}
+    if not known and config.flip is None:
         reporter.note("training images are mirrored at random; if labels tell left from right: --set data.flip=false")
 
 

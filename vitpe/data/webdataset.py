@@ -1,0 +1,264 @@
+"""WebDataset: images and their labels in tar archives, KEY.jpg beside KEY.json or KEY.cls, read without unpacking."""
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vitpe.data.file_samples import FileSamples, size_note
+from vitpe.data.label_columns import NO_ATTRIBUTES, NULL, OTHER, LabelColumns, choose_columns, left_out_note, plain
+from vitpe.data.labelled_csv import split_of
+from vitpe.data.shards import Shard, find_shards
+from vitpe.data.tar_files import SUFFIXES, Member, members, read_part
+from vitpe.errors import VitpeError
+
+IMAGES: Final = ("jpg", "jpeg", "png", "webp")
+_LABELS: Final = ("json", "cls")
+_CODES: Final = {1: 1, 0: 0, -1: -1, None: NULL}
+_MAX_LABEL_BYTES: Final = 1_000_000
+_LACKS: Final = "each image needs KEY.json with all of its labels, or KEY.cls"
+
+
+def is_image_member(name: str) -> bool:
+    """Whether a member is an image of a sample; what macOS adds to archives is none."""
+    return _key(name)[1] in IMAGES and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def read_webdataset(data: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
+    """The samples of one split ("train", "valid" or "test"), in the order of archives and keys.
+
+    data: an archive, a pattern (train-{000..019}.tar), or a folder of archives. Labels are the booleans and the 0 and
+    1, or -1 and 1, in each key's json, or in one object in it, or the number in its cls; others are left out and
+    named. The split is what the archives' names say, else a hash of each image's name.
+    Raises VitpeError naming archive and key of what is wrong.
+    """
+    shards = find_shards(data, SUFFIXES)
+    images, labels = ShardImages(shards.root), _Labels()
+    for shard in shards.of(split):
+        images.add(shard)
+        for key, files in _samples(shard):
+            image = images.append(key, files)
+            labels.append(images, key, {kind: files[kind] for kind in _LABELS if kind in files})
+            images.others.update(kind for kind in files if kind not in (image, *_LABELS))
+    if not len(images):
+        raise VitpeError(f"{shards.root} has no images (looked for {', '.join(IMAGES)})", "name archives with some")
+    table = labels.choose(images)
+    names = images.names()
+    note = shards.note()
+    rows = range(len(names)) if note is None else [i for i, name in enumerate(names) if split_of(name) == split]
+    if not len(rows):
+        raise VitpeError(f"{shards.root} has no image of the {split} split: {len(names):,} in all", "use more images")
+    others = ", ".join(f"{count:,} .{kind}" for kind, count in images.others.most_common(5))
+    notes = [left_out_note(table.left_out), f"files that are not read: {others}" if others else None, note]
+    notes.append(size_note(images, rows[0]))
+    told = tuple(line for line in notes if line is not None)
+    found = FileSamples(
+        "webdataset", table.attributes, names, table.labels, stored_size, images, range(len(names)), told
+    )
+    return found if len(rows) == len(names) else found.take(rows)
+
+
+def image_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Of each image in an archive a name, ARCHIVE:MEMBER, and what reads it, in order; labels need not be there.
+
+    Raises VitpeError where the archive is damaged, after what comes before that; what is called, when it is gone.
+    """
+    for member in members(path):
+        if is_image_member(member.name):
+            yield f"{path}:{member.name}", partial(_read_member, path, member)
+
+
+class ShardImages:
+    """The images of some archives, by number; where each one lies is three numbers and its name."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root
+        self.others: Counter[str] = Counter()
+        self._shards: list[Shard] = []
+        self._members: list[str] = []
+        self._keys: set[tuple[int, str]] = set()
+        self._places = array("q")  # archive, start, size
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, shard: Shard) -> None:
+        """Of this one are the images to come."""
+        self._shards.append(shard)
+
+    def append(self, key: str, files: dict[str, Member]) -> str:
+        """One more image; its suffix. VitpeError where the key has none, or two, or was there before."""
+        shard = self._shards[-1]
+        kinds = [kind for kind in IMAGES if kind in files]
+        if len(kinds) != 1:
+            what = f"two images, .{kinds[0]} and .{kinds[1]}" if kinds else "no image"
+            raise VitpeError(f"{shard.path}: {key} has {what}", f"each key needs one of {', '.join(IMAGES)}")
+        place = (len(self._shards), key)
+        if place in self._keys:
+            raise VitpeError(
+                f"{shard.path}: {key} comes again", "the files of a key follow each other, and no two have its name"
+            )
+        self._keys.add(place)
+        image = files[kinds[0]]
+        self._members.append(image.name)
+        self._places.extend((len(self._shards) - 1, image.start, image.size))
+        return kinds[0]
+
+    def names(self) -> Sequence[str]:
+        """The images' own names where no two are alike, else with their archive's: "train-000.tar:000001.jpg"."""
+        if len(set(self._members)) == len(self._members):
+            return self._members
+        return [f"{self._shards[self._places[3 * i]].name}:{name}" for i, name in enumerate(self._members)]
+
+    def read(self, number: int) -> bytes:
+        """The encoded image; VitpeError naming archive and key."""
+        shard, start, size = self._places[3 * number : 3 * number + 3]
+        return _read_member(self._shards[shard].path, Member(self._members[number], start, size))
+
+    def size(self, number: int) -> int:
+        """Bytes of the encoded image."""
+        return self._places[3 * number + 2]
+
+    def where(self, number: int) -> str:
+        """The image, for messages."""
+        return f"{self._shards[self._places[3 * number]].path}: {self._members[number]}"
+
+    @property
+    def shard(self) -> Shard:
+        """That the last image is in."""
+        return self._shards[-1]
+
+    def release(self) -> None:
+        """Nothing is kept between reads."""
+
+
+@dataclass
+class _Labels:
+    """The labels of all images so far, column by column as the first image has them."""
+
+    names: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    _cells: "array[int]" = field(default_factory=lambda: array("b"))
+    _first: str = ""
+
+    def append(self, images: ShardImages, key: str, files: dict[str, Member]) -> None:
+        where = f"{images.shard.path}: {key}"
+        kind = next((kind for kind in _LABELS if kind in files), None)
+        if kind is None:
+            raise VitpeError(f"{where} has no labels", _LACKS)
+        if len(files) > 1:
+            images.others["cls"] += 1
+        member = files[kind]
+        if member.size > _MAX_LABEL_BYTES:
+            raise VitpeError(f"{where}.{kind} has {member.size:,} bytes", _LACKS)
+        data = _read_member(images.shard.path, member)
+        try:
+            found = json.loads(data) if kind == "json" else {"cls": int(data)}
+        except (ValueError, RecursionError) as error:
+            raise VitpeError(f"{where}.{kind} cannot be read: {_brief(error)}", _LACKS) from error
+        if not isinstance(found, dict):
+            raise VitpeError(f"{where}.{kind} is no object of names and values", _LACKS)
+        if not self._first:
+            self._begin(found, where)
+        values = _flat(found)
+        for name in self.names:
+            if name not in values:
+                raise VitpeError(f"{where} has no {name}, as {self._first} has", _LACKS)
+        if len(values) > len(self.names) and (more := [n for n, v in values.items() if _is_strange(n, v, self)]):
+            raise VitpeError(f"{where} has {more[0][:100]}, which {self._first} has not", _LACKS)
+        try:
+            self._cells.extend([_CODES.get(values[name], OTHER) for name in self.names])
+        except TypeError:  # a list, which is no key
+            self._cells.extend([_code(values[name]) for name in self.names])
+
+    def _begin(self, found: dict[str, Any], where: str) -> None:
+        self._first = where
+        for name, value in _flat(found).items():
+            if value is None or (_is_number(value) and plain(name) not in NO_ATTRIBUTES):
+                self.names.append(name)
+            else:
+                self.left_out[name] = "text" if isinstance(value, str) else "numbers" if _is_number(value) else "other"
+
+    def choose(self, images: ShardImages) -> LabelColumns:
+        """Which are attributes."""
+        values = np.frombuffer(self._cells, dtype=np.int8).reshape(len(images), len(self.names))
+        what = {NULL: None, OTHER: "something else"}
+
+        def value_of(row: int, column: int) -> Any:
+            return what[int(values[row, column])]
+
+        chosen = choose_columns(images.path, self.names, values, images.where, value_of)
+        chosen.left_out.update(self.left_out)
+        return chosen
+
+
+def _read_member(path: Path, member: Member) -> bytes:
+    try:
+        return read_part(path, member.start, member.size)
+    except VitpeError as error:
+        raise VitpeError(f"cannot read {member.name} in {path}: {error.message}", "download it again") from error
+
+
+def _samples(shard: Shard) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Each key with the members that follow each other and have it, by what stands after the first dot."""
+    key, files = "", dict[str, Member]()
+    for member in members(shard.path):
+        its_key, kind = _key(member.name)
+        if its_key.rpartition("/")[2] == "" or "__MACOSX" in its_key:
+            continue
+        if its_key != key and files:
+            yield from _whole(key, files)
+            files = {}
+        key = its_key
+        if kind in files:
+            raise VitpeError(f"{shard.path}: {member.name[:200]} is there twice", "no two files have the same name")
+        files[kind] = member
+    yield from _whole(key, files)
+
+
+def _whole(key: str, files: dict[str, Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Files that have nothing to do with images or labels, such as README.md, are no sample."""
+    if any(kind in files for kind in (*IMAGES, *_LABELS)):
+        yield key, files
+
+
+def _key(name: str) -> tuple[str, str]:
+    """ "a/b/000001.seg.png" → ("a/b/000001", "seg.png")."""
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, kind = base.partition(".")
+    return folder + slash + stem, kind.lower()
+
+
+def _flat(found: dict[str, Any]) -> dict[str, Any]:
+    """With the fields of objects that hold nothing but numbers, as "attributes.Smiling"."""
+    if not any(isinstance(value, dict) for value in found.values()):
+        return found
+    flat = dict[str, Any]()
+    for name, value in found.items():
+        if isinstance(value, dict) and value and all(_is_number(inner) or inner is None for inner in value.values()):
+            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _is_strange(name: str, value: Any, labels: _Labels) -> bool:
+    return name not in labels.left_out and name not in labels.names and _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int)
+
+
+def _code(value: Any) -> int:
+    return _CODES.get(value, OTHER) if isinstance(value, int) or value is None else OTHER
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__
