@@ -19,7 +19,7 @@ from vitpe.inference.evaluate import evaluate
 from vitpe.inference.suspects import suspect_labels
 from vitpe.metrics.suspects import find_suspects
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.reporting.suspect_records import suspects_csv
+from vitpe.reporting.suspect_records import suspects_csv, suspects_notes
 
 
 class Silent:
@@ -74,7 +74,10 @@ def test_the_file_holds_what_the_model_contradicts(trained_run, mislabelled, tmp
     assert confidences == sorted(confidences)
     assert f"{len(rows)} of 160 labels are suspect" in called.stderr
 
-    found = json.loads(called.stdout)["suspects"]
+    document = json.loads(called.stdout)
+    weak = [row["attribute"] for row in document["attributes"] if row["lift"] <= 0]
+    assert (f"no better than the majority answer on {len(weak)} of 4 attributes" in called.stderr) == bool(weak)
+    found = document["suspects"]
     assert (found["num_labels"], found["num_suspects"]) == (160, len(rows))
     assert found["contradictions"] == []  # colours exclude nothing
     for a, row in enumerate(found["attributes"]):
@@ -157,3 +160,22 @@ def test_train_is_for_models_that_did_not_train_on_it(trained_run, celeba, misla
     alone.write_bytes((trained_run / "best.safetensors").read_bytes())
     code, notes = code_and_notes(alone, celeba)
     assert (code, "no run says" in notes) == (0, True)
+
+
+def test_where_the_model_knows_nothing_its_doubts_are_said_to_mean_little(trained_run, celeba):
+    labels = np.array([[1, 0], [0, 1], [1, 0], [0, 1]])
+    probs = np.stack([np.where(labels[:, 0], 0.9, 0.1), [0.9, 0.1, 0.9, 0.1]], axis=1)
+    given = replace(
+        answered(trained_run, celeba).answers(),
+        attributes=("Smiling", "Young"),
+        labels=Labels(("Smiling", "Young"), labels.astype(np.uint8)),
+        probs=probs,
+        thresholds=np.full(2, 0.5),
+        names=list("abcd"),
+    )
+    lines = list(suspects_notes(suspect_labels(given), given.scores(), Path("s.csv")))
+    assert lines[-1].endswith("1 of 2 attributes, and its doubts there say little: Young")
+    better = replace(given, probs=np.where(labels, 0.9, 0.1))
+    assert list(suspects_notes(suspect_labels(better), better.scores(), Path("s.csv"))) == [
+        "none of 8 labels is suspect: s.csv has no rows"
+    ]

@@ -9,6 +9,7 @@ from vitpe.inference.answers import Answers
 from vitpe.inference.eval_result import EvalResult, compare_results
 from vitpe.inference.groups import Terms
 from vitpe.inference.suspects import SuspectLabels, suspect_labels
+from vitpe.metrics.scores import Scores
 
 
 def show_answers(
@@ -16,7 +17,7 @@ def show_answers(
 ) -> None:
     """terms: of the groups to score, empty for none. kind: table, json or csv. report: of a PNG. suspects: of a CSV."""
     scores, info = answers.scores(), answers.info
-    doubted = None if suspects is None else _write_suspects(answers, suspects)
+    doubted = None if suspects is None else _write_suspects(answers, scores, suspects)
     groups = answers.group_scores(terms) if terms else None
     if kind == "table":
         from vitpe.reporting import group_table, tables
@@ -52,12 +53,13 @@ def show_answers(
         write_atomic(report, picture)
 
 
-def _write_suspects(answers: Answers, path: Path) -> SuspectLabels:
-    from vitpe.reporting.suspect_records import suspects_csv, suspects_note
+def _write_suspects(answers: Answers, scores: Scores, path: Path) -> SuspectLabels:
+    from vitpe.reporting.suspect_records import suspects_csv, suspects_notes
 
     doubted = suspect_labels(answers)
     write_atomic(path, suspects_csv(doubted).encode(errors="surrogateescape"))
-    console.show_note(suspects_note(doubted, path))
+    for line in suspects_notes(doubted, scores, path):
+        console.show_note(line)
     return doubted
 
 

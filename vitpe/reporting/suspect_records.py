@@ -1,10 +1,13 @@
 """Suspect labels as text for programs and for a person who mends them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vitpe.inference.suspects import SuspectLabels
+from vitpe.metrics.scores import Scores
 from vitpe.reporting.records import csv_line
+from vitpe.text import some
 
 COLUMNS = ("image", "attribute", "label", "probability", "kind", "contradicts", "rank", "value")
 
@@ -52,12 +55,22 @@ def suspects_record(suspects: SuspectLabels) -> dict[str, Any]:
     }
 
 
-def suspects_note(suspects: SuspectLabels, path: Path) -> str:
-    """One line: how many there are, and what to do with the file."""
-    if not suspects.rows:
-        return f"none of {suspects.num_labels:,} labels is suspect: {path} has no rows"
-    num_contradictions = len(suspects.rows) - suspects.num_of("model")
-    return (
-        f"{len(suspects.rows):,} of {suspects.num_labels:,} labels are suspect, {num_contradictions:,} of them "
-        f"contradict another label: write the right one (0 or 1) in the last column of {path}"
-    )
+def suspects_notes(suspects: SuspectLabels, scores: Scores, path: Path) -> Iterator[str]:
+    """A line each: how many there are and what to do with the file; where the model knows too little to doubt a label.
+
+    scores: of the same answers. Confident learning takes a model's errors for those of the labels.
+    """
+    if suspects.rows:
+        num_contradictions = len(suspects.rows) - suspects.num_of("model")
+        yield (
+            f"{len(suspects.rows):,} of {suspects.num_labels:,} labels are suspect, {num_contradictions:,} of them "
+            f"contradict another label: write the right one (0 or 1) in the last column of {path}"
+        )
+    else:
+        yield f"none of {suspects.num_labels:,} labels is suspect: {path} has no rows"
+    weak = [name for name, lift in zip(scores.attributes, scores["lift"], strict=True) if lift <= 0]
+    if weak:
+        yield (
+            f"the model is no better than the majority answer on {len(weak)} of {len(scores.attributes)} attributes, "
+            f"and its doubts there say little: {some(weak)}"
+        )
