@@ -179,3 +179,19 @@ def test_where_the_model_knows_nothing_its_doubts_are_said_to_mean_little(traine
     assert list(suspects_notes(suspect_labels(better), better.scores(), Path("s.csv"))) == [
         "none of 8 labels is suspect: s.csv has no rows"
     ]
+
+
+def test_the_edited_file_is_what_relabel_takes(trained_run, mislabelled, tmp_path):
+    file, edited = tmp_path / "suspects.csv", tmp_path / "edited.csv"
+    before = json.loads(call_vitpe("eval", trained_run, "--data", mislabelled, "--suspects", file).stdout)
+    rows = read(file)
+    with edited.open("w", newline="") as written:
+        writer = csv.DictWriter(written, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"value": 1 - int(row["label"])} for row in rows[:10])
+        writer.writerows(rows[10:])  # not looked at yet: no change
+    again = call_vitpe("eval", trained_run, "--data", mislabelled, "--relabel", edited)
+    assert again.code == 0, again.stderr
+    accuracies = [document["mean"]["accuracy"]["value"] for document in (before, json.loads(again.stdout))]
+    # A suspect is a label that the model contradicts, so each one changed is one more that agrees.
+    assert accuracies[1] - accuracies[0] == pytest.approx(10 / 160)

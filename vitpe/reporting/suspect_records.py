@@ -64,7 +64,7 @@ def suspects_notes(suspects: SuspectLabels, scores: Scores, path: Path) -> Itera
         num_contradictions = len(suspects.rows) - suspects.num_of("model")
         yield (
             f"{len(suspects.rows):,} of {suspects.num_labels:,} labels are suspect, {num_contradictions:,} of them "
-            f"contradict another label: write the right one (0 or 1) in the last column of {path}"
+            f"contradict another label: write the right one (0 or 1) in the last column of {path}, and --relabel it"
         )
     else:
         yield f"none of {suspects.num_labels:,} labels is suspect: {path} has no rows"
