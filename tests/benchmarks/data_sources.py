@@ -1,12 +1,15 @@
 """CelebA at its full size in each form: from the command to the end of the first step, and images a second after it.
 
 python -m tests.benchmarks.data_sources CELEBA SCRATCH makes 202,599 images under the published names there, by
-repeating those of a sample, as a zip, a folder and parquet, and leaves them for the next time.
+repeating those of a sample, as a zip, a folder, parquet and tar archives, and leaves them for the next time.
 """
 
 import argparse
+import io
+import json
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from vitpe.celeba import ATTRIBUTES
 from vitpe.data.celeba import read_celeba
 
 NUM_IMAGES = {"train": 162_770, "valid": 19_867, "test": 19_962}
-FORMS = ("zip", "folder", "parquet")
+FORMS = ("zip", "folder", "parquet", "tar")
 
 
 def make(celeba: Path, scratch: Path) -> None:
@@ -31,7 +34,7 @@ def make(celeba: Path, scratch: Path) -> None:
     for form in FORMS:
         if not (scratch / form).exists():
             (scratch / form).mkdir(parents=True)
-            {"zip": _zip, "folder": _folder, "parquet": _parquet}[form](celeba, scratch / form, labels)
+            {"zip": _zip, "folder": _folder, "parquet": _parquet, "tar": _tar}[form](celeba, scratch / form, labels)
 
 
 def _images(celeba: Path) -> Iterator[bytes]:
@@ -81,6 +84,21 @@ def _parquet(celeba: Path, folder: Path, labels: np.ndarray) -> None:
             name = f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
             pq.write_table(pa.table(columns), folder / name, row_group_size=1000)
         start += total
+
+
+def _tar(celeba: Path, folder: Path, labels: np.ndarray) -> None:
+    """As the webdataset library writes it: archives of 10,000 images, each with a json."""
+    images, number = _images(celeba), 0
+    for split, total in NUM_IMAGES.items():
+        for shard, first in enumerate(range(0, total, 10_000)):
+            with tarfile.open(folder / f"{split}-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+                for data in islice(images, min(10_000, total - first)):
+                    row = dict(zip(ATTRIBUTES, (labels[number] == 1).astype(int).tolist(), strict=True))
+                    number += 1
+                    for suffix, content in (("jpg", data), ("json", json.dumps(row).encode())):
+                        member = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
 
 
 def main() -> None:

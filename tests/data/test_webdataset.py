@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import COLOURS, log_rows, tiny_options, train_tiny
-from tests.helpers.in_process import call_vitpe
+from tests.helpers.in_process import call_vitpe, read_jsonl
 from vitpe.config import DataConfig
 from vitpe.data.shards import expand_braces
 from vitpe.data.sources import open_samples
@@ -181,6 +181,39 @@ def test_from_the_command_to_a_score(shards, tmp_path):
     assert done.code == 0, done.stderr
     assert "data: WebDataset, 10 images to train on, 8 to validate, 4 attributes" in done.stderr
     assert call_vitpe("train", "--resume", "--run", tmp_path / "run").code == 0
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """The same faces in CelebA's layout and in archives."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for form in ("celeba", "webdataset"):
+        numbers = ("--num-train", "7", "--num-valid", "5", "--num-test", "3")
+        assert call_vitpe("draw", folder / form, "--format", form, *numbers).code == 0
+    return folder
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_drawn_faces_are_the_same_in_both_forms(drawn, split):
+    check_equal(opened(drawn / "webdataset", split), opened(drawn / "celeba", split))
+
+
+def test_predict_takes_archives_and_folders_of_them(drawn, predicted, tmp_path):
+    archive = drawn / "webdataset" / "test-000000.tar"
+    found = read_jsonl(predicted(archive))
+    assert [record["file"] for record in found] == [f"{archive}:{number:06d}.jpg" for number in (13, 14, 15)]
+    plain = read_jsonl(predicted(*(drawn / "celeba" / "img_align_celeba" / f"{n:06d}.jpg" for n in (13, 14, 15))))
+    assert [record["probs"] for record in found] == [record["probs"] for record in plain]
+    everything = predicted(drawn / "webdataset")
+    assert (everything.code, len(read_jsonl(everything))) == (0, 15)
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(archive.read_bytes()[:15_000])
+    damaged = predicted(cut)
+    assert damaged.code == 1
+    assert "cut off within 0000" in read_jsonl(damaged)[-1]["error"]
+    (tmp_path / "cut.tar").rename(tmp_path / "cut.tar.gz")
+    (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(archive.read_bytes()))
+    assert "compressed" in read_jsonl(predicted(tmp_path))[0]["error"]
 
 
 # What is refused

@@ -127,7 +127,7 @@ def version_option() -> Any:
 
 def data_option(default: str) -> Any:
     """--data, which stands first under its heading."""
-    text = "Folder with CelebA, or with the images named in --labels."
+    text = "Folder or file: CelebA, parquet, WebDataset, or images of --labels."
     return typer.Option(help=text, show_default=default, rich_help_panel="Data")
 
 

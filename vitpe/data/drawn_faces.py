@@ -4,6 +4,8 @@ Nothing is stored: portrait i of a split follows from (seed, split, i), whoever 
 """
 
 import io
+import json
+import tarfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ _LABELS, _LABEL_NOISE, _NUISANCE = range(3)
 """Streams of random numbers, so that more of one leaves the others alone."""
 _JPEG_QUALITY: Final = 92
 _ROWS_IN_GROUP: Final = 100  # of parquet files: as Hugging Face's datasets writes images
+_FACES_IN_TAR: Final = 1_000
 MAX_FACES: Final = 1_000_000
 """In one split: their labels alone take seconds to draw."""
 _LABELS_AT_ONCE: Final = 1 << 16
@@ -130,6 +133,28 @@ def write_parquet_folder(folder: Path, num_train: int, num_valid: int, num_test:
         pq.write_table(pa.table(columns), file, row_group_size=_ROWS_IN_GROUP)
         (folder / "data").mkdir(exist_ok=True)
         write_atomic(folder / "data" / f"{split}-00000-of-00001.parquet", file.getvalue())
+
+
+def write_webdataset_folder(folder: Path, num_train: int, num_valid: int, num_test: int, seed: int = 0) -> None:
+    """Write drawn faces as WebDataset has them: train-000000.tar and so on, 1,000 faces each, as 000001.jpg with the
+    labels, 0 and 1, in 000001.json.
+
+    The faces, their names and their JPEGs are those of `write_celeba_folder`, and so are the errors.
+    """
+    number = 0
+    for part in _faces(folder, num_train, num_valid, num_test, seed):
+        encoded = _encoded([part])
+        for shard, first in enumerate(range(0, len(part.names), _FACES_IN_TAR)):
+            file = io.BytesIO()
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+                for row in part.labels[first : first + _FACES_IN_TAR].tolist():
+                    number += 1
+                    labels = json.dumps(dict(zip(ATTRIBUTES, row, strict=True))).encode()
+                    for suffix, data in (("jpg", next(encoded)), ("json", labels)):
+                        member = tarfile.TarInfo(f"{number:06d}.{suffix}")
+                        member.size = len(data)
+                        archive.addfile(member, io.BytesIO(data))
+            write_atomic(folder / f"{part.split}-{shard:06d}.tar", file.getvalue())
 
 
 def _faces(folder: Path, num_train: int, num_valid: int, num_test: int, seed: int) -> list["DrawnFaces"]:

@@ -19,6 +19,8 @@ from vitpe.files import read_bounded, read_stream
 STDIN: Final = "-"
 CROP_NAME: Final = re.compile(r"\d{8}-.*\.png", re.DOTALL)
 """Of the files that `vitpe predict --save-crops` writes."""
+DATASETS: Final = (".parquet", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+"""Suffixes of files that hold many images; of a compressed one it is said how to unpack it."""
 _READ_BYTES: Final = 1 << 16
 _NUM_REASONS: Final = 8
 _CROPS: Final = "in the folder of the crops"
@@ -82,7 +84,7 @@ class PredictInputs:
     def is_one_image(self) -> bool:
         """Whether it is a single image, named as such."""
         one_file = list(map(os.path.isfile, self.arguments)) == [True]
-        return self.stdin_image or (one_file and not self.arguments[0].lower().endswith(".parquet"))
+        return self.stdin_image or (one_file and not self.arguments[0].lower().endswith(DATASETS))
 
     def __iter__(self) -> Iterator[Input]:
         if self.stdin_image:
@@ -109,8 +111,8 @@ def expand(
     crops: str | None = None,
     left_out: Counter[str] | None = None,
 ) -> Iterator[Input]:
-    """Files as they are, the rows of parquet files, the images below folders, what glob patterns match, and for "-" the
-    names on `stdin`.
+    """Files as they are, the images in parquet files and tar archives, those below folders, what glob patterns match,
+    and for "-" the names on `stdin`.
 
     Below a folder: sorted, recursively, links followed but each folder read once, by the suffixes of what can be read;
     hidden ones are left out. Of what is not named itself, the folder `crops` is left out, and the crops in it. A file
@@ -126,18 +128,29 @@ def expand(
             yield from _images_below(argument, crops, left_out)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             yield from _matches(argument, crops, left_out)
-        elif argument.lower().endswith(".parquet") and os.path.isfile(argument):  # noqa: PTH113
-            yield from _rows(argument)
+        elif _is_dataset(argument):
+            yield from _images_in(argument)
         else:
             yield Input(argument)
 
 
-def _rows(path: str) -> Iterator[Input]:
-    from vitpe.data.parquet import image_rows
+def _is_dataset(path: str) -> bool:
+    return path.lower().endswith(DATASETS) and os.path.isfile(path)  # noqa: PTH113
 
+
+def _images_in(path: str) -> Iterator[Input]:
+    """Of a parquet file or a tar archive."""
+    if path.lower().endswith(".parquet"):
+        from vitpe.data.parquet import image_rows as images_of
+    else:
+        from vitpe.data.webdataset import image_members as images_of
+    count = 0
     try:
-        for name, load in image_rows(Path(path)):
+        for name, load in images_of(Path(path)):
+            count += 1
             yield Input(name, load=load)
+        if not count:
+            yield Input(path, error="no images in this file")
     except VitpeError as error:
         yield Input(path, error=error.message)
 
@@ -248,6 +261,9 @@ def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named
                     left_out["hidden (folders)"] += 1
                 else:
                     inner.append(path)
+            elif not entry.name.startswith(".") and _is_dataset(path):
+                found = True
+                yield from _images_in(path)
             elif _is_wanted(entry, left_out) and not _is_crop(path, crops, left_out):
                 found = True
                 yield Input(path)
