@@ -11,7 +11,7 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -26,10 +26,15 @@ from vitpe.errors import VitpeError
 
 PATH_COLUMNS: Final = (
     *("path", "filepath", "imagepath", "imgpath", "file", "filename", "imagefile", "imagename", "imgname"),
+    *("imgfilename", "imagefilename", "imgfile"),
     *("image", "img", "imageid", "imgid", "photo", "picture"),
 )
 """The path column's names, in lower case and without "_", "-" and spaces; the first one found counts."""
 SPLIT_COLUMNS: Final = ("split", "partition", "evaluationstatus", "subset")
+_NUMBERS: Final = ("imageid", "imgid")
+"""Names of columns that number the images, where the paths are in another one."""
+_MAX_WORDS: Final = 20
+"""A column of no more words than these is one of categories."""
 _SHARES: Final = {"train": 0.8, "valid": 0.9, "test": 1.0}
 """Upper bounds of a path's hash in [0, 1)."""
 _NO_PARTS: Final = str.maketrans("", "", "_- ")
@@ -42,7 +47,7 @@ _NO_PATH: Final = "name the image, or remove the line"
 _NO_SPLIT: Final = "splits are train, valid and test, or 0, 1 and 2"
 _TWO_SPLITS: Final = "keep one of these columns, or rename the one that is an attribute"
 _TWICE: Final = "keep one row for each image"
-_NO_LABEL: Final = "labels are 0 and 1, or -1 and 1; remove columns that are something else"
+_NO_LABEL: Final = "labels are 0 and 1, -1 and 1, or a few words; remove columns that are something else"
 _NO_FILE: Final = "remove these rows, or put the files into the folder of --data"
 _UNCLEAR: Final = "write the file's name exactly as it is"
 _PASS_CSV: Final = "pass a CSV file, which is read more than once: --labels labels.csv"
@@ -50,20 +55,25 @@ _PASS_CSV: Final = "pass a CSV file, which is read more than once: --labels labe
 
 @dataclass(frozen=True)
 class _Header:
-    """Which column is what; `attributes` and `columns` go together."""
+    """Which column is what; `attributes`, `columns` and `words` go together: an attribute is what its column says, or,
+    where there is a word, whether its column says that. left_out: names of columns that number the images.
+    """
 
     names: tuple[str, ...]
     path: int
     splits: tuple[int, ...]
     attributes: tuple[str, ...]
     columns: tuple[int, ...]
+    words: tuple[str | None, ...]
+    left_out: tuple[str, ...]
 
 
 def read_labelled_csv(folder: Path, labels: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
     """The samples of one split ("train", "valid" or "test"), in the order of their paths.
 
     folder: what the paths are relative to. labels: UTF-8, parted by commas, semicolons or tabs, the first line a
-    header. Without a split column each path's hash decides: 80 % train, 10 % valid, 10 % test, the same for a path
+    header. A column of a few words is an attribute for each of them (race=Black), of two words one (gender=Male).
+    Without a split column each path's hash decides: 80 % train, 10 % valid, 10 % test, the same for a path
     whatever else is in the table. stored_size: (height, width) that images are fitted to.
     Raises VitpeError naming the lines of whatever is wrong anywhere in the table.
     """
@@ -139,6 +149,7 @@ class _Table:
         self._problems = _Problems(labels)
         self._width = f"the header names {len(header.names)} columns"
         self._cells = array("b")
+        self._has_words = any(word is not None for word in header.words)
         self._values, self._splits = Values(), Splits()
         self._line_of: dict[str, int] = {}
         self._respelt: list[tuple[str, str]] = []
@@ -174,6 +185,11 @@ class _Table:
         path = self._find(line, text)
         split = split_of(path) if not self.header.splits else self._split(line, row)
         cells = [self._values[row[column]] for column in self.header.columns]
+        if self._has_words:
+            for number, (column, word) in enumerate(zip(self.header.columns, self.header.words, strict=True)):
+                cell = row[column].strip()
+                if word is not None and cell:
+                    cells[number] = int(cell == word)
         if None in cells:
             for column, value in zip(self.header.columns, cells, strict=True):
                 if value is None:
@@ -238,6 +254,15 @@ class _Table:
             many = len(self._respelt) > 1
             paths = f"{len(self._respelt):,} paths of {labels} are" if many else f"1 path of {labels} is"
             yield f"{paths} spelt otherwise in {folder}: {path} for {text}{', …' if many else ''}"
+        for column in dict.fromkeys(self.header.columns):
+            words = [w for c, w in zip(self.header.columns, self.header.words, strict=True) if c == column and w]
+            name = self.header.names[column]
+            if len(words) > 1:
+                yield f"{labels}: {name} is one attribute for each of its {len(words)} words: {name}={words[0]}, …"
+            elif words:
+                yield f"{labels}: {name} has two words and is one attribute, {name}={words[0]}"
+        if self.header.left_out:
+            yield f"{labels}: {', '.join(self.header.left_out)} left out: no attribute"
         if not self.header.splits:
             yield f"{labels} has no split column: a hash of each path gives 80 % train, 10 % valid, 10 % test"
         elif other := [name for c in self.header.splits if (name := self.header.names[c]).lower() != SPLIT_COLUMNS[0]]:
@@ -259,7 +284,16 @@ def _read(labels: Path, images: ImageFolder) -> _Table:
         rows = ((reader.line_num, row) for row in reader if row)
         line, names = next(rows, (0, []))
         first = next(rows, None)
-        table = _Table(labels, images, _read_header(labels, line, names, first[1] if first else []))
+        header = _read_header(labels, line, names, first[1] if first else [])
+        if first is not None and _has_words(header, first[1]):
+            words = _find_words(header, chain([first], rows))
+            header = _with_words(f"{labels}, line {line}", header, words)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            rows = ((reader.line_num, row) for row in reader if row)
+            next(rows)
+            first = next(rows)
+        table = _Table(labels, images, header)
         if first is None:
             raise VitpeError(f"{labels} has a header and no rows", "each further line names an image and its labels")
         table.read(chain([first], rows))
@@ -284,7 +318,13 @@ def _read_header(labels: Path, line: int, cells: list[str], first: list[str]) ->
         raise VitpeError(f"{where}: {count} columns are named {name[:_CELL]!r}", "remove all but one")
     splits = tuple(column for column, name in enumerate(names) if _plain(name) in SPLIT_COLUMNS)
     path = _path_column([_plain(name) for name in names], first)
-    columns = tuple(column for column in range(len(names)) if column != path and column not in splits)
+    beside = [column for column in range(len(names)) if column != path and column not in splits]
+    left_out = [
+        column
+        for column in beside
+        if _plain(names[column]) in _NUMBERS or (column < len(first) and is_image(first[column].strip()))
+    ]
+    columns = tuple(column for column in beside if column not in left_out)
     values = Values()
     if any(values[names[column]] is not None for column in columns):
         raise VitpeError(f"{where} is no header: a column would be named 0 or 1", "put the columns' names there")
@@ -298,7 +338,59 @@ def _read_header(labels: Path, line: int, cells: list[str], first: list[str]) ->
         check_attributes(attributes)
     except VitpeError as error:
         raise VitpeError(f"{where}: {error.message}", error.hint) from error
-    return _Header(tuple(names), path, splits, attributes, columns)
+    left_out_names = tuple(names[column] for column in left_out)
+    return _Header(tuple(names), path, splits, attributes, columns, (None,) * len(columns), left_out_names)
+
+
+def _has_words(header: _Header, first: list[str]) -> bool:
+    """Whether a column of labels may be one of words, by the first row."""
+    values = Values()
+    return len(first) == len(header.names) and any(values[first[column]] is None for column in header.columns)
+
+
+def _find_words(header: _Header, rows: Iterable[tuple[int, list[str]]]) -> dict[int, list[str]]:
+    """Column → its words in alphabetical order, of columns of nothing but a few words, each again and again."""
+    found: dict[int, set[str]] = {column: set() for column in header.columns}
+    num_rows = 0
+    for _, row in rows:
+        num_rows += 1
+        if len(row) == len(header.names):
+            for column, words in found.items():
+                if len(words) <= _MAX_WORDS:
+                    words.add(row[column].strip())
+    return {
+        column: sorted(words)
+        for column, cells in found.items()
+        if 2 <= len(words := cells - {""}) <= min(_MAX_WORDS, num_rows / 2) and not any(map(_is_number, words))
+    }
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return Values()[text] is not None
+    return True
+
+
+def _with_words(where: str, header: _Header, words: dict[int, list[str]]) -> _Header:
+    """Each of these columns as an attribute for each word; of two, as one: the other says nothing more."""
+    parts: list[tuple[str, int, str | None]] = []
+    for column in header.columns:
+        name, its = header.names[column], words.get(column, [])
+        named = its if len(its) != 2 else its[1:]
+        parts += [(f"{name}={word}", column, word) for word in named] or [(name, column, None)]
+    attributes = tuple(name for name, _, _ in parts)
+    try:
+        check_attributes(attributes)
+    except VitpeError as error:
+        raise VitpeError(f"{where}: {error.message}", error.hint) from error
+    return replace(
+        header,
+        attributes=attributes,
+        columns=tuple(column for _, column, _ in parts),
+        words=tuple(word for _, _, word in parts),
+    )
 
 
 def _path_column(names: list[str], first: list[str]) -> int:
