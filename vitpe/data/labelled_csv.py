@@ -254,12 +254,14 @@ class _Table:
             many = len(self._respelt) > 1
             paths = f"{len(self._respelt):,} paths of {labels} are" if many else f"1 path of {labels} is"
             yield f"{paths} spelt otherwise in {folder}: {path} for {text}{', …' if many else ''}"
-        for column in dict.fromkeys(self.header.columns):
-            words = [w for c, w in zip(self.header.columns, self.header.words, strict=True) if c == column and w]
-            name = self.header.names[column]
+        words_of: dict[str, list[str]] = {}
+        for column, word in zip(self.header.columns, self.header.words, strict=True):
+            if word is not None:
+                words_of.setdefault(self.header.names[column], []).append(word)
+        for name, words in words_of.items():
             if len(words) > 1:
                 yield f"{labels}: {name} is one attribute for each of its {len(words)} words: {name}={words[0]}, …"
-            elif words:
+            else:
                 yield f"{labels}: {name} has two words and is one attribute, {name}={words[0]}"
         if self.header.left_out:
             yield f"{labels}: {', '.join(self.header.left_out)} left out: no attribute"
