@@ -103,9 +103,12 @@ def _choices(text: str) -> list[str] | None:
     match = _RANGE.fullmatch(text)
     if match is not None:
         first, last = int(match[1]), int(match[2])
-        if first <= last < first + _MAX_SHARDS:
-            return [f"{number:0{len(match[1])}d}" for number in range(first, last + 1)]
-        return None
+        if abs(last - first) >= _MAX_SHARDS:
+            return None
+        padded = any(len(bound) > 1 and bound.startswith("0") for bound in match.groups())
+        width = max(map(len, match.groups())) if padded else 1
+        step = 1 if first <= last else -1
+        return [f"{number:0{width}d}" for number in range(first, last + step, step)]
     depth, parts = 0, [""]
     for letter in text:
         depth += (letter == "{") - (letter == "}")

@@ -20,6 +20,7 @@ _BLOCK: Final = 512
 _WINDOW: Final = 4096
 _MAX_HEADER_BYTES: Final = 1 << 20
 _AGAIN: Final = "download it again"
+_JOINED: Final = "keep them apart, or join them by: tar --concatenate"
 
 
 class Member(NamedTuple):
@@ -74,6 +75,8 @@ def _members(file: BinaryIO, length: int) -> Iterator[Member]:
         if len(header) < _BLOCK:
             raise VitpeError("it is cut off: the mark of its end is missing")
         if not any(header):
+            if _holds_more(file, at):
+                raise VitpeError("more follows the mark of its end: are these archives joined by cat?", _JOINED)
             return
         if _number(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
             raise VitpeError(f"no tar header at byte {at:,}")
@@ -100,6 +103,12 @@ def _members(file: BinaryIO, length: int) -> Iterator[Member]:
         if kind == b"0" or (kind == b"\0" and not its_name.endswith("/")):  # old programs mark folders so
             yield Member(its_name, start, count)
         name, size = None, None
+
+
+def _holds_more(file: BinaryIO, start: int) -> bool:
+    """Whether anything but zeros follows, which programs fill archives up with."""
+    file.seek(start)
+    return any(any(block) for block in iter(lambda: file.read(1 << 20), b""))
 
 
 class _Windowed:

@@ -159,7 +159,7 @@ class _Labels:
             raise VitpeError(f"{where}.{kind} has {member.size:,} bytes", _LACKS)
         data = _read_member(images.shard.path, member)
         try:
-            found = json.loads(data) if kind == "json" else {"cls": int(data)}
+            found = json.loads(data, object_pairs_hook=_object) if kind == "json" else {"cls": int(data)}
         except (ValueError, RecursionError) as error:
             raise VitpeError(f"{where}.{kind} cannot be read: {_brief(error)}", _LACKS) from error
         if not isinstance(found, dict):
@@ -233,6 +233,15 @@ def _key(name: str) -> tuple[str, str]:
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, kind = base.partition(".")
     return folder + slash + stem, kind.lower()
+
+
+def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """ValueError for a name that is there twice, of which json would keep the last."""
+    found = dict(fields)
+    if len(found) < len(fields):
+        name = Counter(name for name, _ in fields).most_common(1)[0][0]
+        raise ValueError(f"{name[:60]} is there twice")
+    return found
 
 
 def _flat(found: dict[str, Any]) -> dict[str, Any]:
