@@ -157,7 +157,8 @@ def test_links_folders_and_large_numbers(tmp_path):
         ("{train,val}-{8..10}.tar", [f"{s}-{n}.tar" for s in ("train", "val") for n in (8, 9, 10)]),
         ("{a-{0..1},b}.tar", ["a-0.tar", "a-1.tar", "b.tar"]),
         ("plain{}.tar", ["plain{}.tar"]),
-        ("x{2..1}", []),
+        ("x{2..1}", ["x2", "x1"]),
+        ("x{2}", []),
     ],
 )
 def test_patterns(pattern, names):
