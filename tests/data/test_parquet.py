@@ -193,7 +193,7 @@ def test_the_images_are_held_once(plain, tmp_path, monkeypatch):
     order = np.random.default_rng(0).permutation(12)
     assert [files.read(samples._members[index]) for index in order] == [data[index] for index in order]
     assert len(files._cache) == 1
-    assert samples.num_encoded_bytes() == pytest.approx(sum(map(len, data)), rel=0.05)
+    assert samples.num_encoded_bytes() == pytest.approx(sum(map(len, data)), rel=0.1)
 
 
 def test_all_commands_take_it(drawn, plain, tmp_path):

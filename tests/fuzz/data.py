@@ -2,11 +2,11 @@
 
     python -m tests.fuzz.data [--cases 3000] [--first 0]
 
-Case n is made from random.Random(n) alone, once as an archive of CelebA's images and once as a table or list of labels:
---first n --cases 1 repeats it. Each is opened as training opens it, in all three splits, and an archive's images are
-read. The readers may find all well (a flipped bit of a pixel is a pixel) or raise a VitpeError with a hint, in under 5
-seconds of processor time and a gigabyte of memory. The counts are printed as one JSON object; the exit code is 1 when
-anything else happened.
+Case n is made from random.Random(n) alone, as an archive of CelebA's images, as a table or list of labels, and as a
+parquet file or a tar archive of WebDataset: --first n --cases 1 repeats it. Each is opened as training opens it, in
+all three splits, and an archive's images are read. The readers may find all well (a flipped bit of a pixel is a
+pixel) or raise a VitpeError with a hint, in under 5 seconds of processor time and a gigabyte of memory. The counts are
+printed as one JSON object; the exit code is 1 when anything else happened.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -82,6 +83,7 @@ class Bench:
         self._labels = folder / "labels.csv"
         self._lists = _lists(list(self._images))
         self.archives = _archives(self._images)
+        self.datasets = _datasets(self._images)
         self.tables = {**self._lists, **_tables(list(self._images))}
 
     def run(self, case: int, tally: Tally) -> None:
@@ -90,6 +92,8 @@ class Bench:
         self.open_archive(_damaged_archive(rng, rng.choice(list(self.archives.values()))), f"case {case}", tally)
         name, text = rng.choice(list(self.tables.items()))
         self.open_table(name, _damaged_table(rng, text), f"case {case}", tally)
+        name, data = rng.choice(list(self.datasets.items()))
+        self.open_dataset(name, _damaged_archive(rng, data), f"case {case}", tally)
 
     def open_archive(self, data: bytes, what: str, tally: Tally) -> None:
         self._put_lists()
@@ -109,6 +113,11 @@ class Bench:
             config = DataConfig(str(self._photos), str(self._labels), num_train=3)
             self._open(config, f"{what}, {name}", "table", tally)
 
+    def open_dataset(self, name: str, data: bytes, what: str, tally: Tally) -> None:
+        path = self._celeba.with_name({".parquet": "faces.parquet", ".tar": "valid.tar"}[Path(name).suffix])
+        path.write_bytes(data)
+        self._open(DataConfig(str(path)), f"{what}, {name}", path.suffix[1:], tally)
+
     def _put_lists(self) -> None:
         for name, text in self._lists.items():
             path = self._celeba / name
@@ -121,12 +130,12 @@ class Bench:
         outcome = "read"
         try:
             with time_limit(MAX_SECONDS):
-                for split in SPLITS:
+                for split in SPLITS if kind != "tar" else ("valid",):  # as its name says
                     samples = open_samples(config, split, (16, 24))
                     assert isinstance(samples, FileSamples)
                     assert samples.labels.shape == (len(samples.names), len(samples.attributes))
                     assert samples.labels.max() <= 1
-                    if kind == "archive":
+                    if kind in ("archive", "parquet", "tar"):
                         samples.read(range(len(samples.names)))
         except VitpeError as error:
             outcome = "refused"
@@ -194,6 +203,37 @@ def _archives(images: dict[str, bytes]) -> dict[str, bytes]:
             b"x/img_align_celeba/", b"x\\img_align_celeba\\"
         ),
     }
+
+
+def _datasets(images: dict[str, bytes]) -> dict[str, bytes]:
+    """Parquet and tar, as several programs write them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    splits = [SPLITS[number % 3] for number in range(len(images))]
+    labels = {name: [number >> bit & 1 for number in range(len(images))] for bit, name in enumerate(COLOURS)}
+    structs = [{"bytes": data, "path": name} for name, data in images.items()]
+    found = {}
+    for name, columns, options in (
+        ("plain", {"image": list(images.values()), **labels}, {"compression": "none", "use_dictionary": False}),
+        ("hub", {"image": structs, "celeb_id": [5] * 9, **labels}, {"row_group_size": 4}),
+        ("gzip", {"attributes": [dict(zip(labels, row, strict=True)) for row in zip(*labels.values(), strict=True)],
+                  "image": structs}, {"compression": "gzip"}),
+    ):  # fmt: skip
+        file = io.BytesIO()
+        pq.write_table(pa.table({**columns, "split": splits}), file, **options)
+        found[f"{name}.parquet"] = file.getvalue()
+    for kind, long in ((tarfile.USTAR_FORMAT, ""), (tarfile.GNU_FORMAT, "g" * 120), (tarfile.PAX_FORMAT, "p" * 120)):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=kind) as archive:
+            for number, (name, data) in enumerate(images.items()):
+                row = {attribute: values[number] for attribute, values in labels.items()}
+                for suffix, content in (("jpg", data), ("json", json.dumps(row).encode())):
+                    member = tarfile.TarInfo(f"{long}{Path(name).stem}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        found[f"{kind}.tar"] = file.getvalue()
+    return found
 
 
 def _damaged_archive(rng: random.Random, data: bytes) -> bytes:
@@ -303,6 +343,8 @@ def main() -> int:
         bench = Bench(folder)
         for name, data in bench.archives.items():  # so that what readers import and keep does not count as theirs
             bench.open_archive(data, name, tally)
+        for name, data in bench.datasets.items():
+            bench.open_dataset(name, data, name, tally)
         limit_memory(MAX_BYTES)
         began, memory = time.monotonic(), peak_memory()
         for case in range(options.first, options.first + options.cases):

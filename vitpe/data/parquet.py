@@ -68,7 +68,7 @@ class ParquetFiles:
         return cell
 
     def size(self, row: int) -> int:
-        """Bytes of the image, as the mean of its row group; of one in a file of its own that file's, 0 for none."""
+        """Bytes of the image, about: the mean of a row in its row group. Of one in a file of its own, that file's."""
         opened, inner = self.locate(row)
         if opened.has_paths:
             try:
@@ -175,7 +175,10 @@ class _OpenShard:
         if sum(sizes) != metadata.num_rows or any(size < 0 for size in sizes):
             raise VitpeError(f"cannot read {shard.path}: its row groups and its rows do not agree", _AGAIN)
         image = _image_column(shard, schema)
-        means = tuple(_image_bytes(metadata.row_group(i), image) // max(1, size) for i, size in enumerate(sizes))
+        # All columns, beside which the images' own is nearly all. To ask for a column of a damaged footer ends the
+        # process: pyarrow lets the C++ exception through.
+        num_bytes = (max(0, metadata.row_group(i).total_byte_size) for i in range(len(sizes)))
+        means = tuple(total // max(1, size) for total, size in zip(num_bytes, sizes, strict=True))
         return _OpenShard(shard, metadata, schema, image, np.cumsum([0, *sizes]), means)
 
     @property
@@ -422,13 +425,6 @@ def _is_image(kind: Any) -> bool:
 def _is_label(kind: Any) -> bool:
     types = _arrow().types
     return bool(types.is_boolean(kind) or types.is_integer(kind))
-
-
-def _image_bytes(group: Any, image: str) -> int:
-    """Of the images of a row group, uncompressed, with a few bytes each for their lengths."""
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    inner = [chunk for chunk in chunks if chunk.path_in_schema in (image, f"{image}.bytes")]
-    return max(0, *(int(chunk.total_uncompressed_size) for chunk in inner))
 
 
 def _kind(arrow_type: str) -> str:
