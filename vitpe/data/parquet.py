@@ -358,33 +358,39 @@ def _candidates(opened: _OpenShard) -> list[str]:
 
 def _values(opened: _OpenShard, names: Sequence[str]) -> NDArray[np.int8]:
     """(rows, columns): 1, 0, -1, OTHER or NULL."""
-    out = np.full((opened.num_rows, len(names)), OTHER, dtype=np.int8)
-    for column, name in enumerate(names):
-        values = _column(opened, name)
-        if values.null_count:
-            out[:, column][values.is_null().to_numpy(zero_copy_only=False)] = NULL
-            there = out[:, column] != NULL
-            numbers = values.drop_null().to_numpy(zero_copy_only=False)
-        else:
-            there, numbers = np.ones(len(out), dtype=bool), values.to_numpy(zero_copy_only=False)
-        for value in (-1, 0, 1):
-            if value >= 0 or numbers.dtype.kind == "i":
-                out[np.flatnonzero(there)[numbers == value], column] = value
+    columns = [_codes(values) for values in _columns(opened, names)]
+    return np.stack(columns, axis=1) if columns else np.empty((opened.num_rows, 0), dtype=np.int8)
+
+
+def _codes(values: Any) -> NDArray[np.int8]:
+    is_null = values.is_null().to_numpy(zero_copy_only=False)
+    numbers = (values.drop_null() if values.null_count else values).to_numpy(zero_copy_only=False)
+    codes = np.full(len(numbers), OTHER, dtype=np.int8)
+    for value in (0, 1) if numbers.dtype.kind in "bu" else (-1, 0, 1):
+        codes[numbers == value] = value
+    out = np.full(len(values), NULL, dtype=np.int8)
+    out[~is_null] = codes
     return out
 
 
 def _column(opened: _OpenShard, name: str) -> Any:
     """A column in one piece; of a struct's field, where the struct is missing, so is the field."""
-    outer, _, inner = (name, "", "") if name in opened.schema.names else name.partition(".")
+    return next(_columns(opened, [name]))
+
+
+def _columns(opened: _OpenShard, names: Sequence[str]) -> Iterator[Any]:
+    """One column after the other, so that an error names its column."""
+    name = ""
     try:
-        file = _parquet().ParquetFile(opened.shard.path, metadata=opened.metadata, pre_buffer=False)
-        with file:
-            column = file.read(columns=[name], use_threads=False).column(outer)
-        if inner:
-            column = importlib.import_module("pyarrow.compute").struct_field(column, inner)
-        if len(column) != opened.num_rows:
-            raise VitpeError(f"{len(column):,} values for {opened.num_rows:,} rows")
-        return column.combine_chunks()
+        with _parquet().ParquetFile(opened.shard.path, metadata=opened.metadata, pre_buffer=False) as file:
+            for name in names:
+                outer, _, inner = (name, "", "") if name in opened.schema.names else name.partition(".")
+                column = file.read(columns=[name], use_threads=False).column(outer)
+                if inner:
+                    column = importlib.import_module("pyarrow.compute").struct_field(column, inner)
+                if len(column) != opened.num_rows:
+                    raise VitpeError(f"{len(column):,} values for {opened.num_rows:,} rows")
+                yield column.combine_chunks()
     except Exception as error:
         raise VitpeError(f"cannot read {name} in {opened.shard.path}: {_reason(error)}", _AGAIN) from error
 
