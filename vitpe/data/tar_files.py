@@ -19,16 +19,18 @@ _COMPRESSED: Final = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "
 _BLOCK: Final = 512
 _WINDOW: Final = 4096
 _MAX_HEADER_BYTES: Final = 1 << 20
+_MAX_SMALL_BYTES: Final = 1 << 16
 _AGAIN: Final = "download it again"
 _JOINED: Final = "keep them apart, or join them by: tar --concatenate"
 
 
 class Member(NamedTuple):
-    """A plain file in an archive. start: where its bytes begin."""
+    """A plain file in an archive. start: where its bytes begin. data: these, where they were read on the way."""
 
     name: str
     start: int
     size: int
+    data: bytes | None = None
 
 
 def read_part(path: Path, start: int, size: int) -> bytes:
@@ -45,15 +47,18 @@ def read_part(path: Path, start: int, size: int) -> bytes:
     return data
 
 
-def members(path: Path) -> Iterator[Member]:
-    """The plain files of an archive, in order; VitpeError naming the last one before what is damaged or missing."""
+def members(path: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Member]:
+    """The plain files of an archive, in order; VitpeError naming the last one before what is damaged or missing.
+
+    suffixes: of small files to read on the way, which takes a tenth of the time of reading them later.
+    """
     last = ""
     try:
         with open_to_read(path) as file:
             length = file.seek(0, io.SEEK_END)
             if not length:
                 raise VitpeError("the file is empty (0 bytes)")
-            for member in _members(file, length):
+            for member in _members(file, length, suffixes):
                 last = member.name
                 yield member
     except (VitpeError, OSError, ValueError) as error:
@@ -63,7 +68,7 @@ def members(path: Path) -> Iterator[Member]:
         raise VitpeError(f"cannot read {path}{after}: {reason}", hint) from error
 
 
-def _members(file: BinaryIO, length: int) -> Iterator[Member]:
+def _members(file: BinaryIO, length: int, suffixes: tuple[str, ...]) -> Iterator[Member]:
     window = _Windowed(file)
     at = 0
     name: str | None = None
@@ -101,7 +106,8 @@ def _members(file: BinaryIO, length: int) -> Iterator[Member]:
             continue
         its_name = name or _name(header)
         if kind == b"0" or (kind == b"\0" and not its_name.endswith("/")):  # old programs mark folders so
-            yield Member(its_name, start, count)
+            small = count <= _MAX_SMALL_BYTES and its_name.endswith(suffixes)
+            yield Member(its_name, start, count, window.read(start, count) if small else None)
         name, size = None, None
 
 

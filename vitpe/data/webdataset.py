@@ -157,7 +157,7 @@ class _Labels:
         member = files[kind]
         if member.size > _MAX_LABEL_BYTES:
             raise VitpeError(f"{where}.{kind} has {member.size:,} bytes", _LACKS)
-        data = _read_member(images.shard.path, member)
+        data = _read_member(images.shard.path, member) if member.data is None else member.data
         try:
             found = json.loads(data, object_pairs_hook=_object) if kind == "json" else {"cls": int(data)}
         except (ValueError, RecursionError) as error:
@@ -208,7 +208,7 @@ def _read_member(path: Path, member: Member) -> bytes:
 def _samples(shard: Shard) -> Iterator[tuple[str, dict[str, Member]]]:
     """Each key with the members that follow each other and have it, by what stands after the first dot."""
     key, files = "", dict[str, Member]()
-    for member in members(shard.path):
+    for member in members(shard.path, tuple(f".{kind}" for kind in _LABELS)):
         its_key, kind = _key(member.name)
         if its_key.rpartition("/")[2] == "" or "__MACOSX" in its_key:
             continue
@@ -246,7 +246,7 @@ def _object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _flat(found: dict[str, Any]) -> dict[str, Any]:
     """With the fields of objects that hold nothing but numbers, as "attributes.Smiling"."""
-    if not any(isinstance(value, dict) for value in found.values()):
+    if dict not in set(map(type, found.values())):
         return found
     flat = dict[str, Any]()
     for name, value in found.items():
