@@ -144,7 +144,7 @@ def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -
     no image at all.
     """
     found = find_celeba(folder)
-    partition = _read_partition(found.partition_file, _stamp(found.partition_file))
+    partition = read_partition_list(found.partition_file)
     wanted = [name for name, its_split in partition.items() if its_split == split]
     members = {name: member for name in wanted if (member := found.member(name)) is not None}
     present = sorted(name for name in wanted if name in members)
@@ -153,7 +153,7 @@ def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -
             f"{folder} has none of the {len(wanted):,} images of the {split} split", f"{found.files.path} holds others"
         )
     stems = list(map(_stem, present))
-    attributes, rows, table = _read_attributes(found.attributes_file, set(stems))
+    attributes, rows, table = read_attribute_list(found.attributes_file, set(stems))
     missing = next((name for name, stem in zip(present, stems, strict=True) if stem not in rows), None)
     if missing is not None:
         raise VitpeError(f"{found.attributes_file} has no row for {missing}", "use the complete file")
@@ -216,6 +216,11 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
+def find_list(folder: Path, stem: str) -> Path | None:
+    """CelebA's list of that name, in any layout; None where there is none."""
+    return next(_candidates(folder, stem), None)
+
+
 def _find_table(folder: Path, stem: str) -> Path:
     for path in _candidates(folder, stem):
         return path
@@ -245,6 +250,11 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise VitpeError(f"cannot read {path}: {error}", "download it again") from error
 
 
+def read_partition_list(path: Path) -> dict[str, str]:
+    """Image name → train, valid or test, for all images; VitpeError naming the line of what is wrong."""
+    return _read_partition(path, _stamp(path))
+
+
 @lru_cache(maxsize=1)
 def _read_partition(path: Path, _stamp: tuple[tuple[int, ...] | None, ...]) -> dict[str, str]:
     """Image name → train, valid or test, for all images."""
@@ -263,7 +273,7 @@ def _read_partition(path: Path, _stamp: tuple[tuple[int, ...] | None, ...]) -> d
     return splits
 
 
-def _read_attributes(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dict[str, int], NDArray[np.uint8]]:
+def read_attribute_list(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], dict[str, int], NDArray[np.uint8]]:
     """The attribute names; what `_stem` makes of the images' names → the row, of wanted images at least, in the labels
     (rows, A), -1 turned into 0. Every row's length is checked, wanted or not.
     """

@@ -73,6 +73,30 @@ def _celeba(config: DataConfig, part: _Part) -> Samples:
     return read_celeba(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
 
 
+def _is_celebamask_hq(config: DataConfig) -> bool:
+    from vitpe.data.celebamask_hq import is_celebamask_hq
+
+    return config.labels is None and is_celebamask_hq(Path(config.data))
+
+
+def _celebamask_hq(config: DataConfig, part: _Part) -> Samples:
+    from vitpe.data.celebamask_hq import read_celebamask_hq
+
+    return read_celebamask_hq(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+
+
+def _is_lfwa(config: DataConfig) -> bool:
+    from vitpe.data.lfwa import is_lfwa
+
+    return config.labels is None and is_lfwa(Path(config.data))
+
+
+def _lfwa(config: DataConfig, part: _Part) -> Samples:
+    from vitpe.data.lfwa import read_lfwa
+
+    return read_lfwa(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+
+
 def _is_parquet(config: DataConfig) -> bool:
     from vitpe.data.celeba import is_celeba
     from vitpe.data.shards import holds
@@ -94,6 +118,8 @@ _SOURCES: Final[tuple[tuple[Callable[[DataConfig], bool], Callable[[DataConfig, 
     (lambda config: config.data == DRAWN_FACES, _drawn_faces),
     (_is_parquet, _parquet),
     (_is_webdataset, _webdataset),
+    (_is_celebamask_hq, _celebamask_hq),
+    (_is_lfwa, _lfwa),
     (lambda config: config.labels is not None, _labelled_csv),
     (lambda config: True, _celeba),
 )
@@ -104,6 +130,8 @@ _TITLES: Final = {
     "webdataset": "WebDataset",
     "labelled_csv": "a table of labels",
     "celeba": "CelebA",
+    "celebamask_hq": "CelebAMask-HQ",
+    "lfwa": "LFWA",
 }
 
 
