@@ -21,8 +21,8 @@ from vitpe.model.numpy_forward import NumpyClassifier
 from vitpe.model.shapes import tensor_shapes
 from vitpe.runs.weights import load_arrays
 
-# Medians on two cores of an AMD EPYC (Zen 4), one thread an image; `python -m tests.benchmarks startup` measures them
-# anew. On a processor of another speed all of them change alike, and what follows from them stays.
+# Medians on two cores of an AMD EPYC (Zen 4), one thread an image, of the presets tiny to base. On a processor of
+# another speed all of them change alike, and what follows from them stays.
 _IMPORT_S: Final = 3.1
 """For importing torch and torchvision."""
 _DECODE_S: Final = 2.1e-4
