@@ -16,6 +16,9 @@ from vitpe.text import brief
 
 DRAWN_FACES = "drawn_faces"
 
+Precision = Literal["fp32", "bf16"]
+"""Of matrix products: float32, or bfloat16, which is faster where the processor has it."""
+
 LAYER_NORM_EPS = 1e-6  # of the original ViT (arXiv:2010.11929) and of timm
 STEM_STRIDE = 8  # of a stem's last features: three convolutions, each halving the sides
 

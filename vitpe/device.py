@@ -1,15 +1,10 @@
 """Which device computes."""
 
-from typing import Literal
-
 import torch
 
 from vitpe.errors import UsageError
 from vitpe.files import provide_temporary_folder
 from vitpe.launch import read_launch
-
-Precision = Literal["fp32", "bf16"]
-"""Of matrix products: float32, or bfloat16, which is faster where the processor has it."""
 
 
 def select_device(name: str | None) -> torch.device:

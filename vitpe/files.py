@@ -68,6 +68,19 @@ def _replace(target: Path, parts: Iterable[bytes | memoryview]) -> None:
     _sync_folder(target.parent)
 
 
+def stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Equal for what is the same file with the same bytes."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def stamp_at(path: Path) -> tuple[int, ...]:
+    """Of what lies there now; () where that cannot be known, or nothing does."""
+    try:
+        return stamp(path.stat())
+    except (OSError, ValueError):
+        return ()
+
+
 def read_bounded(path: str | Path, limit: int, *, streams: bool = False) -> bytes:
     """All of a file that has at most `limit` bytes; of a larger one nothing, or little more than that, is read.
 

@@ -1,4 +1,4 @@
-"""How this process was started: alone, or by torchrun as one of several workers of a run."""
+"""How this process was started: alone, or by torchrun as one of several workers of a run; and on what processors."""
 
 import os
 from dataclasses import dataclass
@@ -37,6 +37,11 @@ def read_launch() -> Launch:
     if not address:
         raise _refused(f"WORLD_SIZE is {world_size} and MASTER_ADDR is not set")
     return Launch(rank, world_size, local_rank, address, _number("MASTER_PORT", None, lowest=1))
+
+
+def num_cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _number(name: str, default: int | None, lowest: int = 0) -> int:

@@ -16,6 +16,7 @@ from vitpe.inference.engines import Engine, NumpyEngine
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import DEFAULT_THRESHOLD, sigmoid
+from vitpe.runs.weights import load_arrays
 
 
 def main() -> None:
@@ -24,15 +25,15 @@ def main() -> None:
     parser.add_argument("celeba", type=Path)
     arguments = parser.parse_args()
     cpu = torch.device("cpu")
-    reference = TorchEngine(arguments.checkpoint, cpu)
-    engines: dict[str, Engine] = {"torch": reference, "numpy": NumpyEngine(arguments.checkpoint)}
+    weights, info = load_arrays(arguments.checkpoint)
+    engines: dict[str, Engine] = {"torch": TorchEngine(weights, info, cpu), "numpy": NumpyEngine(weights, info)}
     if computes_bfloat16(cpu):
-        engines["bfloat16"] = TorchEngine(arguments.checkpoint, cpu, "bf16")
-    samples = read_celeba(arguments.celeba, "valid", reference.info.stored_size)
+        engines["bfloat16"] = TorchEngine(weights, info, cpu, "bf16")
+    samples = read_celeba(arguments.celeba, "valid", info.stored_size)
     logits = {name: np.empty(samples.labels.shape) for name in engines}
     for start in range(0, len(samples.names), 8):
         part = range(start, min(start + 8, len(samples.names)))
-        crops = [center_crop(image, reference.info.model.img_size) for image in samples.read(part)]
+        crops = [center_crop(image, info.model.img_size) for image in samples.read(part)]
         for name, engine in engines.items():
             logits[name][start : part.stop] = engine.classify(crops)
     exact = sigmoid(logits["torch"])

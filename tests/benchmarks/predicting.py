@@ -29,6 +29,7 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.reporting import records
 from vitpe.runs.checkpoint import save_checkpoint
 from vitpe.runs.metadata import CheckpointInfo
+from vitpe.runs.weights import load_arrays
 
 NUM_IMAGES = 10_000
 CPU = torch.device("cpu")
@@ -42,8 +43,8 @@ def measure(celeba: Path, num_images: int = NUM_IMAGES, repeats: int = 3, preset
         files, encoded = _write_images(celeba, Path(folder), num_images)
         checkpoint = Path(folder) / "model.safetensors"
         model = write_model(checkpoint, preset_name)
-        engine = TorchEngine(checkpoint, CPU)
-        predictor = Predictor(engine, engine.info, Listing.of(engine.info))
+        weights, info = load_arrays(checkpoint)
+        predictor = Predictor(TorchEngine(weights, info, CPU), info, Listing.of(info))
         images = torch.randn(64, 3, *model.config.img_size)
 
         def vitpe() -> int:

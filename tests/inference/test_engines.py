@@ -25,6 +25,7 @@ from vitpe.inference.predict import Listing, Predictor, choose_engine, predict_f
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.metadata import read_info
+from vitpe.runs.weights import load_arrays
 
 CPU = torch.device("cpu")
 HEAVY = ("torch", "torchvision", "rich.console", "matplotlib", "imageio", "cv2", "pyarrow", "h5py")
@@ -92,22 +93,21 @@ def inputs(images: Path, count: int) -> list[Input]:
 
 def test_few_images_are_for_numpy_and_many_for_torch(trained_run, images, monkeypatch):
     monkeypatch.setattr(predict, "many_images", lambda config: 5)
-    path = trained_run / "best.safetensors"
+    loaded = load_arrays(trained_run / "best.safetensors")
     for count, kind in ((4, NumpyEngine), (5, TorchEngine), (9, TorchEngine)):
-        engine, again = choose_engine(path, iter(inputs(images, count)))
+        engine, again = choose_engine(*loaded, iter(inputs(images, count)))
         assert type(engine) is kind
         assert [each.name for each in again] == [each.name for each in inputs(images, count)]
-    assert type(choose_engine(path, inputs(images, 1), "cpu")[0]) is TorchEngine
-    assert type(choose_engine(path, inputs(images, 9), streaming=True)[0]) is HandingOver
+    assert type(choose_engine(*loaded, inputs(images, 1), "cpu")[0]) is TorchEngine
+    assert type(choose_engine(*loaded, inputs(images, 9), streaming=True)[0]) is HandingOver
 
 
 def test_both_give_the_same_probabilities(trained_run, images):
-    path = trained_run / "best.safetensors"
-    info = read_info(path)
+    weights, info = load_arrays(trained_run / "best.safetensors")
     listing = Listing.of(info)
     first, second = (
         list(predict_files(Predictor(engine, info, listing), inputs(images, 12)))
-        for engine in (NumpyEngine(path), TorchEngine(path, CPU))
+        for engine in (NumpyEngine(weights, info), TorchEngine(weights, info, CPU))
     )
     for ours, theirs in zip(first, second, strict=True):
         assert ours.file == theirs.file

@@ -34,7 +34,7 @@ from vitpe.inference.inputs import Input, expand
 from vitpe.inference.predict import Listing, Predictor, predict_files
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
-from vitpe.runs.metadata import read_info
+from vitpe.runs.weights import load_arrays
 
 CPU = torch.device("cpu")
 
@@ -50,9 +50,9 @@ class Quiet:
 
 
 def make_predictor(trained_run: Path, engine: str) -> Predictor:
-    path = trained_run / "best.safetensors"
-    info = read_info(path)
-    return Predictor(NumpyEngine(path) if engine == "numpy" else TorchEngine(path, CPU), info, Listing.of(info))
+    weights, info = load_arrays(trained_run / "best.safetensors")
+    chosen = NumpyEngine(weights, info) if engine == "numpy" else TorchEngine(weights, info, CPU)
+    return Predictor(chosen, info, Listing.of(info))
 
 
 @pytest.fixture(params=["numpy", "torch"])

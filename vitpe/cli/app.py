@@ -333,12 +333,12 @@ def predict(
     from vitpe.inference.align import FaceAligner
     from vitpe.reporting import records
     from vitpe.runs.find import weights_file
-    from vitpe.runs.metadata import read_info
+    from vitpe.runs.weights import load_arrays
 
     path = weights_file(checkpoint)
-    info = read_info(path)
+    weights, info = load_arrays(path)
     listing = predict.Listing.of(info, attributes, threshold, top)
-    engine, images = predict.choose_engine(path, inputs, device, precision, streaming=inputs.is_stream)
+    engine, images = predict.choose_engine(weights, info, inputs, device, precision, streaming=inputs.is_stream)
     predictor = predict.Predictor(engine, info, listing)
     if info.data_source == DRAWN_FACES:
         _note("this model was trained on drawn faces: do not trust it on photos")

@@ -17,6 +17,7 @@ from vitpe.data.image_files import FolderFiles, check_folder, is_folder, is_imag
 from vitpe.data.label_table import Values, check_attributes, open_table, read_plain_rows
 from vitpe.data.zip_files import ZipFiles
 from vitpe.errors import UsageError, VitpeError
+from vitpe.files import stamp_at
 
 _SPLIT_CODES: Final = {"0": "train", "1": "valid", "2": "test"}
 _FOLDERS: Final = ("", "Anno", "Eval", "Img", "celeba", "img_align_celeba")
@@ -54,25 +55,10 @@ def find_celeba(folder: Path) -> CelebAFolder:
     """Look for CelebA's files in `folder`; VitpeError says which is missing and what was expected."""
     check_folder(folder, f"pass the folder that holds CelebA: {_LAYOUT_HINT}")
     places = (folder / inner / name for inner in _FOLDERS for name in _IMAGE_FOLDERS)
-    files, by_stem = _index_images(folder, _stamp(*(path for place in places for path in _image_places(place))))
+    files, by_stem = _index_images(folder, tuple(stamp_at(path) for place in places for path in _image_places(place)))
     return CelebAFolder(
         _find_table(folder, "list_attr_celeba"), _find_table(folder, "list_eval_partition"), files, by_stem
     )
-
-
-def _stamp(*paths: Path) -> tuple[tuple[int, ...] | None, ...]:
-    """Equal as long as nothing is put in the place of these files, or into these folders."""
-    return tuple(
-        (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if (status := _status(path)) else None
-        for path in paths
-    )
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except (OSError, ValueError):
-        return None
 
 
 # Each split is opened by itself, and with 200,000 images each of these takes a second: the last one is kept.
@@ -80,7 +66,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 @lru_cache(maxsize=1)
 def _index_images(
-    folder: Path, _stamp: tuple[tuple[int, ...] | None, ...]
+    folder: Path, _stamps: tuple[tuple[int, ...], ...]
 ) -> tuple[FolderFiles | ZipFiles, dict[str, list[str]]]:
     files, members = _find_images(folder)
     by_stem: dict[str, list[str]] = {}
@@ -91,7 +77,7 @@ def _index_images(
 
 @lru_cache(maxsize=1)
 def _plain_attributes(
-    path: Path, _stamp: tuple[tuple[int, ...] | None, ...], header: int, num_values: int
+    path: Path, _stamp: tuple[int, ...], header: int, num_values: int
 ) -> tuple[dict[str, int], NDArray[np.uint8]] | None:
     """What `_stem` makes of the names → the row in the labels; None for a table to be read row by row."""
     plain = read_plain_rows(path, header, num_values)
@@ -252,11 +238,11 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def read_partition_list(path: Path) -> dict[str, str]:
     """Image name → train, valid or test, for all images; VitpeError naming the line of what is wrong."""
-    return _read_partition(path, _stamp(path))
+    return _read_partition(path, stamp_at(path))
 
 
 @lru_cache(maxsize=1)
-def _read_partition(path: Path, _stamp: tuple[tuple[int, ...] | None, ...]) -> dict[str, str]:
+def _read_partition(path: Path, _stamp: tuple[int, ...]) -> dict[str, str]:
     """Image name → train, valid or test, for all images."""
     splits: dict[str, str] = {}
     lines: dict[str, int] = {}
@@ -290,7 +276,7 @@ def read_attribute_list(path: Path, wanted: set[str]) -> tuple[tuple[str, ...], 
         raise VitpeError(
             f"{path}, line {number}: no header of attribute names: {error.message}", "download it again"
         ) from error
-    plain = _plain_attributes(path, _stamp(path), number, len(attributes))
+    plain = _plain_attributes(path, stamp_at(path), number, len(attributes))
     if plain is not None:
         return attributes, *plain
     values = Values()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import FolderFiles, ImageFolder, check_folder, is_file, is_image
+from vitpe.data.label_columns import plain
 from vitpe.data.label_table import Splits, Values, check_attributes, open_table
 from vitpe.errors import VitpeError
 
@@ -37,7 +38,6 @@ _MAX_WORDS: Final = 20
 """A column of no more words than these is one of categories."""
 _SHARES: Final = {"train": 0.8, "valid": 0.9, "test": 1.0}
 """Upper bounds of a path's hash in [0, 1)."""
-_NO_PARTS: Final = str.maketrans("", "", "_- ")
 _NUM_NAMED: Final = 3
 _MAX_PROBLEMS: Final = 10_000
 _CELL: Final = 60  # characters of a cell that a message shows
@@ -318,13 +318,13 @@ def _read_header(labels: Path, line: int, cells: list[str], first: list[str]) ->
     name, count = Counter(name.lower() for name in names).most_common(1)[0]
     if count > 1:
         raise VitpeError(f"{where}: {count} columns are named {name[:_CELL]!r}", "remove all but one")
-    splits = tuple(column for column, name in enumerate(names) if _plain(name) in SPLIT_COLUMNS)
-    path = _path_column([_plain(name) for name in names], first)
+    splits = tuple(column for column, name in enumerate(names) if plain(name) in SPLIT_COLUMNS)
+    path = _path_column([plain(name) for name in names], first)
     beside = [column for column in range(len(names)) if column != path and column not in splits]
     left_out = [
         column
         for column in beside
-        if _plain(names[column]) in _NUMBERS or (column < len(first) and is_image(first[column].strip()))
+        if plain(names[column]) in _NUMBERS or (column < len(first) and is_image(first[column].strip()))
     ]
     columns = tuple(column for column in beside if column not in left_out)
     values = Values()
@@ -400,7 +400,3 @@ def _path_column(names: list[str], first: list[str]) -> int:
     named = [names.index(name) for name in PATH_COLUMNS if name in names]
     images = [column for column, cell in enumerate(first) if is_image(cell.strip())]
     return next((column for column in named if column in images), next(iter([*named, *images]), 0))
-
-
-def _plain(name: str) -> str:
-    return name.lower().translate(_NO_PARTS)

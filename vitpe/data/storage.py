@@ -1,6 +1,5 @@
 """Where a split's images are kept until they are cropped: decoded on the device, encoded in memory, or on disk."""
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vitpe.data.images import use_torchvision
 from vitpe.data.samples import OnProgress, Samples
+from vitpe.launch import num_cpus
 
 _DEVICE_SHARE: Final = 0.6  # of a GPU's free memory that the images may take; the rest is for training
 _MEMORY_SHARE: Final = 0.5  # of the machine's available memory
@@ -154,8 +154,7 @@ def crop_on_device(source: Tensor, places: Tensor, size: tuple[int, int]) -> Ten
 
 def num_threads() -> int:
     """That read images: one for each processor that this process may use, up to a limit."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, _MAX_THREADS)
+    return min(num_cpus(), _MAX_THREADS)
 
 
 def _available_memory() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vitpe.data import image_files
 from vitpe.errors import VitpeError
-from vitpe.files import check_count, open_to_read
+from vitpe.files import check_count, open_to_read, stamp
 
 _ENCRYPTED = 1
 _HEADER = struct.Struct("<4s22xHH")
@@ -31,8 +31,7 @@ class ZipFiles:
                 status = os.fstat(file.fileno())
             if not status.st_size:
                 raise VitpeError("the file is empty (0 bytes)")
-            stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            self._zip, self._members = _index(archive, stamp)
+            self._zip, self._members = _index(archive, stamp(status))
         # zipfile raises nearly anything on damaged bytes; all of it means that this archive cannot be read.
         except Exception as error:
             raise VitpeError(

@@ -3,11 +3,10 @@
 Torch-free: torch is imported where a TorchEngine is made.
 """
 
-import os
 import platform
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 
 from vitpe.config import ModelConfig
 from vitpe.data.images import Pixels
+from vitpe.launch import num_cpus
 from vitpe.model.numpy_forward import NumpyClassifier
 from vitpe.model.shapes import tensor_shapes
-from vitpe.runs.weights import load_arrays
+from vitpe.runs.metadata import CheckpointInfo
 
 # Medians on two cores of an AMD EPYC (Zen 4), one thread an image, of the presets tiny to base. On a processor of
 # another speed all of them change alike, and what follows from them stays.
@@ -54,10 +54,9 @@ class NumpyEngine:
     max_batch = 4
     in_workers = True
 
-    def __init__(self, checkpoint: Path) -> None:
-        """Raises VitpeError for a checkpoint that cannot be read."""
-        weights, self.info = load_arrays(checkpoint)
-        self._classifier = NumpyClassifier(self.info.model, weights, self.info.mean, self.info.std)
+    def __init__(self, weights: Mapping[str, NDArray[np.float32]], info: CheckpointInfo) -> None:
+        """As from `load_arrays`."""
+        self._classifier = NumpyClassifier(info.model, weights, info.mean, info.std)
 
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A)"""
@@ -102,7 +101,7 @@ def many_images(config: ModelConfig) -> int:
     """From how many images on torch, with the time that it takes to import, is done sooner than numpy."""
     operations = num_operations(config)
     gain = _DECODE_S + operations * (_NUMPY_S - (0 if _may_have_gpu() else _TORCH_S))
-    return round(_IMPORT_S * num_workers() / gain)
+    return round(_IMPORT_S * num_cpus() / gain)
 
 
 def num_operations(config: ModelConfig) -> int:
@@ -114,11 +113,6 @@ def num_operations(config: ModelConfig) -> int:
         if len(shape) > 1 and name.startswith(("blocks.", "patch_embed."))
     )
     return 2 * tokens * per_token + 4 * config.depth * tokens * tokens * config.embed_dim
-
-
-def num_workers() -> int:
-    """Threads for one image each: the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _may_have_gpu() -> bool:

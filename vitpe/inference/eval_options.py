@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from vitpe.config import DataConfig
+from vitpe.config import DataConfig, Precision
 from vitpe.data.sources import check_source
 from vitpe.errors import UsageError
 from vitpe.inference.groups import Terms
@@ -36,7 +36,7 @@ class EvalOptions:
     thresholds: str | None = None
     criterion: Criterion | None = None
     calibrate: Method | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     by: Terms = field(default_factory=dict)
     suspects: bool = False
     relabel: Path | None = None

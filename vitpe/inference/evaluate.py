@@ -7,11 +7,11 @@ from typing import Final, Protocol
 
 import torch
 
+from vitpe.config import Precision
 from vitpe.data.batches import Batches
 from vitpe.data.samples import Samples
 from vitpe.data.sources import describe, open_samples
 from vitpe.data.storage import ImageStore
-from vitpe.device import Precision
 from vitpe.errors import VitpeError
 from vitpe.inference.answers import Labels
 from vitpe.inference.eval_options import FIT_SPLIT, EvalPlan

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from vitpe.errors import VitpeError
+from vitpe.files import stamp_at
 from vitpe.inference.eval_options import EvalOptions
 from vitpe.inference.eval_result import EvalResult
 from vitpe.inference.trained_on import run_of
@@ -29,16 +30,8 @@ class LoadedCheckpoint:
     @staticmethod
     def of(path: Path) -> "LoadedCheckpoint":
         """Read it; VitpeError when that cannot be done."""
-        stamp = _stamp(path)  # before, so that what comes later is noticed
+        stamp = stamp_at(path)  # before, so that what comes later is noticed
         return LoadedCheckpoint(path, *load_checkpoint(path), stamp)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def fit(loaded: LoadedCheckpoint, answers: EvalResult, options: EvalOptions) -> LoadedCheckpoint:
@@ -79,10 +72,10 @@ def fit(loaded: LoadedCheckpoint, answers: EvalResult, options: EvalOptions) -> 
             thresholds_criterion=criterion,
         )
     with held(loaded.path):
-        if _stamp(loaded.path) != loaded.stamp:
+        if stamp_at(loaded.path) != loaded.stamp:
             raise VitpeError(f"{loaded.path} has changed since it was read; it is left as it is", "start again")
         save_checkpoint(loaded.path, model.state_dict(), info)
-        return replace(loaded, info=info, stamp=_stamp(loaded.path))
+        return replace(loaded, info=info, stamp=stamp_at(loaded.path))
 
 
 def held(checkpoint: Path) -> AbstractContextManager[None]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from vitpe.data.image_files import MAX_BYTES, suffixes
+from vitpe.data.tar_files import SUFFIXES as TAR_SUFFIXES
 from vitpe.errors import UsageError, VitpeError
 from vitpe.files import read_bounded, read_stream
 
 STDIN: Final = "-"
 CROP_NAME: Final = re.compile(r"\d{8}-.*\.png", re.DOTALL)
 """Of the files that `vitpe predict --save-crops` writes."""
-DATASETS: Final = (".parquet", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+DATASETS: Final = (".parquet", *TAR_SUFFIXES)
 """Suffixes of files that hold many images; of a compressed one it is said how to unpack it."""
 _READ_BYTES: Final = 1 << 16
 _NUM_REASONS: Final = 8

@@ -11,24 +11,27 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from vitpe.config import Precision
 from vitpe.data.images import Pixels, Remarks, center_crop, crop_and_resize, decode
 from vitpe.errors import VitpeError
 from vitpe.files import make_folder, write_atomic
-from vitpe.inference.engines import Engine, HandingOver, NumpyEngine, many_images, num_workers
+from vitpe.inference.engines import Engine, HandingOver, NumpyEngine, many_images
 from vitpe.inference.inputs import Input
 from vitpe.inference.predictions import Prediction, select_attributes
+from vitpe.launch import num_cpus
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
-from vitpe.runs.metadata import CheckpointInfo, read_info
+from vitpe.runs.metadata import CheckpointInfo
 
 _GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
 _CROP_NAME_BYTES: Final = 150
@@ -130,10 +133,11 @@ class ReadErrors:
 
 
 def choose_engine(
-    checkpoint: Path,
+    weights: Mapping[str, NDArray[np.float32]],
+    info: CheckpointInfo,
     inputs: Iterable[Input],
     device: str | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     *,
     streaming: bool = False,
 ) -> tuple[Engine, Iterable[Input]]:
@@ -142,23 +146,23 @@ def choose_engine(
     Numpy for fewer than `many_images`, torch for more; for a stream, numpy until so many wait. Where a device or
     another precision is asked for, torch. Equal inputs get the same one; when a stream changes to torch is up to the
     clock.
-    Raises VitpeError for a checkpoint that cannot be read.
+    weights, info: as from `load_arrays`, read once, so that both engines have the same though the file is replaced.
     """
 
     def load_torch() -> Engine:
         from vitpe.device import select_device
         from vitpe.inference.torch_engine import TorchEngine
 
-        return TorchEngine(checkpoint, select_device(device), precision)
+        return TorchEngine(weights, info, select_device(device), precision)
 
     if device is not None or precision != "fp32":
         return load_torch(), inputs
-    many = many_images(read_info(checkpoint).model)
+    many = many_images(info.model)
     if streaming:
-        return HandingOver(NumpyEngine(checkpoint), load_torch, many), inputs
+        return HandingOver(NumpyEngine(weights, info), load_torch, many), inputs
     rest = iter(inputs)
     first = list(itertools.islice(rest, many))
-    return NumpyEngine(checkpoint) if len(first) < many else load_torch(), itertools.chain(first, rest)
+    return NumpyEngine(weights, info) if len(first) < many else load_torch(), itertools.chain(first, rest)
 
 
 def predict_files(
@@ -205,7 +209,7 @@ def predict_files(
     if crops is not None:
         _make_crops_folder(crops)
     engine = predictor.engine
-    num_threads = num_workers()
+    num_threads = num_cpus()
     size, on_full = 2 * num_threads * engine.max_batch, None
     if isinstance(engine, HandingOver):
         size, on_full = max(size, engine.many), engine.begin

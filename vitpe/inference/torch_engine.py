@@ -1,17 +1,17 @@
 """The model in torch, on any device."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vitpe.config import Precision
 from vitpe.data.images import Pixels, use_torchvision
-from vitpe.device import Precision
 from vitpe.model.inputs import classify, predicting_classifier, stack_images
-from vitpe.runs.checkpoint import load_checkpoint
+from vitpe.runs.checkpoint import build_model
+from vitpe.runs.metadata import CheckpointInfo
 
 _MAX_BATCH: Final = 8  # a CPU core gains nothing from more, and loses what its caches hold
 _MAX_BATCH_GPU: Final = 64
@@ -22,13 +22,19 @@ class TorchEngine:
     of several workers runs it. Of a GPU's, each that did would take 32 MiB there for cuBLAS.
     """
 
-    def __init__(self, checkpoint: Path, device: torch.device, precision: Precision = "fp32") -> None:
-        """Raises VitpeError for a checkpoint that cannot be read, UsageError for a device without that precision."""
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.float32]],
+        info: CheckpointInfo,
+        device: torch.device,
+        precision: Precision = "fp32",
+    ) -> None:
+        """weights, info: as from `load_arrays`. Raises UsageError for a device without that precision."""
         torch.set_num_threads(1)
         use_torchvision()
-        model, self.info = load_checkpoint(checkpoint)
         self.device = device
-        self.classifier = predicting_classifier(model, self.info.mean, self.info.std, device, precision)
+        model = build_model(info, {name: torch.from_numpy(array) for name, array in weights.items()})
+        self.classifier = predicting_classifier(model, info.mean, info.std, device, precision)
 
     @property
     def max_batch(self) -> int:

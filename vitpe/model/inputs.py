@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vitpe.config import Precision
 from vitpe.data.batches import Batch
-from vitpe.device import Precision, check_bfloat16, computes_bfloat16
+from vitpe.device import check_bfloat16, computes_bfloat16
 from vitpe.model.vit import VisionTransformer
 
 

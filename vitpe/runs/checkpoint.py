@@ -78,14 +78,19 @@ def load_checkpoint(path: Path) -> tuple[VisionTransformer, CheckpointInfo]:
     """The model with its weights on the CPU in float32, and its info, both of the same file though it is replaced
     meanwhile. Raises VitpeError as `open_weights`, and naming a tensor that is not finite.
     """
-    provide_temporary_folder()  # which torch asks for when it outlines a model
     with open_weights(path) as (file, info):
         tensors = {name: tensor.float() for name, tensor in _read_all(file).items()}
     check_finite(tensors, path)
+    return build_model(info, tensors), info
+
+
+def build_model(info: CheckpointInfo, tensors: Mapping[str, Tensor]) -> VisionTransformer:
+    """The model that a checkpoint describes, made of these very tensors, in eval mode."""
+    provide_temporary_folder()  # which torch asks for when it outlines a model
     with torch.device("meta"):
         model = VisionTransformer(info.model)
     model.load_state_dict(tensors, assign=True)
-    return model.eval(), info
+    return model.eval()
 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from vitpe.errors import VitpeError
-from vitpe.files import open_to_read, read_stream
+from vitpe.files import open_to_read, read_stream, stamp
 from vitpe.text import printable
 
 # Room for a hundred thousand tensors. The safetensors library takes up to 100 MB, but with a reader that knows what to
@@ -106,8 +106,7 @@ class TensorFile:
 
     def _stamp(self) -> tuple[tuple[int, ...], ...]:
         """Equal for what is the same file with the same bytes."""
-        stats = [os.fstat(file.fileno()) for _, file in self._files]
-        return tuple((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+        return tuple(stamp(os.fstat(file.fileno())) for _, file in self._files)
 
 
 @contextmanager
