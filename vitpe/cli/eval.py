@@ -1,0 +1,149 @@
+"""`vitpe eval`: a checkpoint or answers → scores, groups, labels to doubt."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vitpe.cli.options import (
+    DEFAULT_RUN,
+    Checkpoints,
+    Device,
+    Labels,
+    Precision,
+    Relabel,
+    choose_format,
+    data_option,
+    format_option,
+)
+from vitpe.errors import UsageError
+
+EXAMPLES = (
+    "vitpe eval\nvitpe eval runs --sort lift --report report.png\n"
+    "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference\n"
+    "vitpe eval runs --by Male --sort gap --answers answers.csv\n"
+    "vitpe eval --from-answers answers.csv --by Blond_Hair,Male"
+)
+
+
+def evaluate(
+    checkpoints: Checkpoints = None,
+    data: Annotated[str | None, data_option("what the model was trained on")] = None,
+    labels: Labels = None,
+    relabel: Relabel = None,
+    split: Annotated[
+        Literal["train", "valid", "test"], typer.Option(help="Images to score; use test for the final report only.")
+    ] = "valid",
+    thresholds: Annotated[
+        str | None,
+        typer.Option(
+            help="A number from 0 to 1, or 'tune': fit on valid, store in the checkpoint; report with --split test.",
+            show_default="the checkpoint's",
+            rich_help_panel="Decisions",
+        ),
+    ] = None,
+    criterion: Annotated[
+        Literal["f1", "balanced_accuracy", "accuracy"] | None,
+        typer.Option(help="Score that --thresholds tune maximises.", show_default="f1"),
+    ] = None,
+    calibrate: Annotated[
+        Literal["temperature", "platt"] | None,
+        typer.Option(help="Calibrate probabilities on valid, store that in the checkpoint; report with --split test."),
+    ] = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    output: Annotated[str | None, format_option("table", "json", "csv")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Sort attributes by a column; -COLUMN reverses the order.", show_default="as in the data"),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare two checkpoints.")] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ATTRIBUTES",
+            help="Score groups of images: Male, or Male,Young (their product), or Male=1 (these images only).",
+        ),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
+    suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Also write every probability and label to this file: .csv, .jsonl, .parquet."),
+    ] = None,
+    from_answers: Annotated[
+        Path | None, typer.Option(help="Score such a file, any model's, instead of a checkpoint; no model runs.")
+    ] = None,
+) -> None:
+    """Score a checkpoint, attribute by attribute. Accuracy is shown beside that of the majority answer."""
+    from vitpe.inference.groups import parse_by
+    from vitpe.reporting.group_records import check_sort
+    from vitpe.reporting.metric_formats import sort_key
+
+    kind = choose_format(output, ("table", "json", "csv"))
+    if from_answers is not None:
+        given = {
+            "a checkpoint": checkpoints,
+            "--data": data,
+            "--labels": labels,
+            "--relabel": relabel,
+            "--split": split != "valid",
+            "--thresholds tune": thresholds == "tune",
+            "--criterion": criterion,
+            "--calibrate": calibrate,
+            "--device": device,
+            "--precision": precision != "fp32",
+            "--compare": compare,
+            "--answers": answers,
+        }
+        if needless := [name for name, value in given.items() if value]:
+            raise UsageError(f"--from-answers with {needless[0]}", "leave one out: no model runs on answers")
+    paths = checkpoints or [DEFAULT_RUN]
+    if len(paths) != (2 if compare else 1):
+        hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
+        raise UsageError(f"{len(paths)} checkpoint{'s' * (len(paths) > 1)} named", hint)
+    if compare and suspects is not None:
+        raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
+    if compare and (report is not None or (sort is not None and kind != "table")):
+        raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
+    if compare and (by is not None or answers is not None):
+        raise UsageError(f"--compare has no --{'answers' if by is None else 'by'}", "score one checkpoint at a time")
+    terms = {} if by is None else parse_by(by)
+    if terms:
+        check_sort(sort)
+    elif not (compare and sort in ("difference", "-difference")):
+        sort_key(sort)  # which says at once when there is no such column
+
+    from vitpe.cli import console
+    from vitpe.cli.eval_output import show_answers, show_comparison, store_answers, stored_answers
+    from vitpe.inference.eval_options import EvalOptions, plan
+    from vitpe.outputs import check_new, check_output
+
+    if report is not None:
+        check_output(report, ".png", "--report")
+    if suspects is not None:
+        check_new(suspects, ".csv", "--suspects")
+    if answers is not None:
+        from vitpe.reporting.answer_files import check_answers_file
+
+        check_answers_file(answers)
+    options = EvalOptions(
+        data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None, relabel
+    )
+    if from_answers is not None:
+        show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)
+        return
+    planned = plan(paths, options, console.show_note)
+
+    from vitpe.device import select_device
+    from vitpe.inference.evaluate import evaluate as run
+
+    with console.Counters() as counters:
+        results = run(planned, select_device(device), counters)
+    if compare:
+        show_comparison(results[0], results[1], kind, sort)
+    else:
+        found = results[0].answers()
+        show_answers(found, terms, kind, sort, report, suspects)
+        if answers is not None:
+            store_answers(answers, found)

@@ -1,0 +1,103 @@
+"""`vitpe predict`: images → attributes."""
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitpe.cli.options import (
+    DEFAULT_RUN,
+    Device,
+    Precision,
+    choose_format,
+    format_option,
+    in_range,
+)
+from vitpe.cli.results import write_result
+from vitpe.config import DRAWN_FACES
+from vitpe.fields import Bounds
+from vitpe.inference.inputs import PredictInputs
+
+EXAMPLES = (
+    "vitpe predict face.jpg\nvitpe predict photos --format csv > photos.csv\n"
+    "find photos -name '*.jpg' -print0 | vitpe predict -0 -"
+)
+
+
+def predict(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Images, folders, patterns, parquet or tar files; '-' reads names from stdin."),
+    ] = None,
+    null: Annotated[
+        bool,
+        typer.Option(
+            "-0", "--null", help="Names on stdin are separated by NUL (find -print0).", rich_help_panel="Images"
+        ),
+    ] = False,
+    stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Read one image from stdin.")] = False,
+    align: Annotated[bool, typer.Option("--align", help="Find the face and align it as CelebA's images are.")] = False,
+    save_crops: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
+    checkpoint: Annotated[
+        Path, typer.Option(help="A checkpoint, or a run's folder (its best checkpoint).", rich_help_panel="Model")
+    ] = DEFAULT_RUN,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability (0 to 1) at which an attribute counts as present.", show_default="the checkpoint's"
+        ),
+    ] = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
+    top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
+    attributes: Annotated[str | None, typer.Option(help="Show only these attributes: Smiling,Male.")] = None,
+) -> None:
+    """Predict the attributes of images."""
+    kind = choose_format(output, ("table", "jsonl", "json", "csv"))
+    in_range("--top", top, Bounds(1, 100_000))
+    in_range("--threshold", threshold, Bounds(0, 1))
+    inputs = PredictInputs(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each core has an image of its own, and no two wait for another
+    from vitpe.data.images import Remarks
+    from vitpe.inference import predict
+    from vitpe.inference.align import FaceAligner
+    from vitpe.reporting import records
+    from vitpe.runs.find import weights_file
+    from vitpe.runs.weights import load_arrays
+
+    path = weights_file(checkpoint)
+    weights, info = load_arrays(path)
+    listing = predict.Listing.of(info, attributes, threshold, top)
+    engine, images = predict.choose_engine(weights, info, inputs, device, precision, streaming=inputs.is_stream)
+    predictor = predict.Predictor(engine, info, listing)
+    if info.data_source == DRAWN_FACES:
+        _note("this model was trained on drawn faces: do not trust it on photos")
+    aligner = FaceAligner(_note) if align else None
+    read_errors, remarks = predict.ReadErrors(), Remarks()
+    found = predict.predict_files(predictor, images, aligner, save_crops, streaming=inputs.is_stream, remarks=remarks)
+    with closing(found):
+        predictions = read_errors.watch(found)
+        if kind == "table":
+            from vitpe.cli.console import show_table
+            from vitpe.reporting.predict_table import predict_summary, predict_table
+
+            for prediction in predictions:
+                show = predict_table if inputs.is_one_image else predict_summary
+                show_table(show(prediction))
+        else:
+            for text in records.prediction_lines(kind, predictions, predictor.attributes):
+                write_result(text)
+    for note in filter(None, (*remarks.lines(), inputs.note())):
+        _note(note)
+    read_errors.check()
+
+
+def _note(text: str) -> None:
+    """Imports what writes for people when there is something to say: a single answer in a pipe does without."""
+    from vitpe.cli.console import show_note
+
+    show_note(text)

@@ -1,0 +1,117 @@
+"""`vitpe train`: a configuration → a run."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitpe.cli.options import (
+    DEFAULT_RUN,
+    Device,
+    Init,
+    InitGrid,
+    Keep,
+    Labels,
+    Preset,
+    Relabel,
+    Settings,
+    Store,
+    check_init,
+    configure,
+    data_option,
+    recipe_default,
+)
+from vitpe.config import NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
+from vitpe.launch import read_launch
+
+EXAMPLES = (
+    "vitpe train\nvitpe train --data celeba --epochs 10\nvitpe train --resume\n"
+    "vitpe train --data photos --labels labels.csv --set model.depth=6"
+)
+
+
+def train(
+    data: Annotated[str | None, data_option("faces that vitpe draws")] = None,
+    labels: Labels = None,
+    relabel: Relabel = None,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Attributes to train on: Smiling,Male.", show_default="all")
+    ] = None,
+    num_train: Annotated[
+        int | None,
+        typer.Option(help="Number of training images.", show_default=f"all; {NUM_DRAWN_TRAIN} drawn faces"),
+    ] = None,
+    num_valid: Annotated[
+        int | None,
+        typer.Option(help="Number of validation images.", show_default=f"all; {NUM_DRAWN_VALID} drawn faces"),
+    ] = None,
+    store: Store = None,
+    preset_name: Preset = None,
+    init: Init = None,
+    init_grid: InitGrid = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training images.", show_default=recipe_default("epochs"), rich_help_panel="Training"
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of updates, instead of --epochs.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per update, over all workers.", show_default=recipe_default("batch_size"))
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default=str(TrainConfig.seed))] = None,
+    device: Device = None,
+    settings: Settings = None,
+    run: Annotated[Path, typer.Option(help="Folder for the run.", rich_help_panel="Run")] = DEFAULT_RUN,
+    keep: Keep = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run from its last state.")] = False,
+) -> None:
+    """Train a model, on faces that vitpe draws or on your images."""
+    launch = read_launch()
+    if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    grid = check_init(init, init_grid, resume)
+    given = {
+        "data.data": data,
+        "data.labels": None if labels is None else str(labels),
+        "data.relabel": None if relabel is None else str(relabel),
+        "data.attributes": None if attributes is None else [name.strip() for name in attributes.split(",")],
+        "data.num_train": num_train,
+        "data.num_valid": num_valid,
+        "data.store": store,
+        "train.epochs": epochs,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.seed": seed,
+        "train.keep": keep,
+    }
+    config = configure(given, settings or [], preset_name, resume=run if resume else None)
+
+    if launch.world_size == 1:  # of several workers, each must hear what one of them cannot read
+        from vitpe.data.sources import check_source
+
+        check_source(config.data, config.model.img_size)
+
+    from vitpe.cli.console import TrainReporter, show_note, show_summary
+    from vitpe.device import select_device
+    from vitpe.training.train import train
+    from vitpe.training.workers import joined
+
+    command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
+    with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
+        result = train(
+            config,
+            run,
+            select_device(device),
+            reporter,
+            resume=resume,
+            init=init,
+            init_grid=grid,
+            command=command,
+            workers=workers,
+        )
+    if launch.rank == 0:
+        summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
+        show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])

@@ -1,0 +1,82 @@
+"""`vitpe viz-pe`: a run's history → pictures and numbers of its position embeddings."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitpe.cli.options import (
+    DEFAULT_RUN,
+    choose_format,
+    one_of,
+)
+from vitpe.cli.results import write_result
+from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
+
+_NUMBERS_FORMATS = ("table", "json", "jsonl")
+EXAMPLES = (
+    "vitpe viz-pe\nvitpe viz-pe runs/ckpts --html --out pictures\n"
+    "vitpe viz-pe vit_base.safetensors --grid 14x14 --format json"
+)
+
+
+def viz_pe(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run folders, folders of checkpoints, or safetensors files.", show_default=str(DEFAULT_RUN)
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.", rich_help_panel="Result")] = VizOptions.out,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="Animation: gif, mp4, webp, png-frames; numbers: table, json, jsonl. May be given twice.",
+            show_default="gif; table on a terminal, else json",
+            autocompletion=lambda: [*ANIMATION_FORMATS, *_NUMBERS_FORMATS],
+        ),
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Also write an interactive page (one HTML file).")
+    ] = VizOptions.html,
+    stills: Annotated[bool, typer.Option(help="Also write still pictures at print quality.")] = VizOptions.stills,
+    size: Annotated[
+        int, typer.Option(help="Width of the animation in pixels.", rich_help_panel="Look")
+    ] = VizOptions.size,
+    frame_ms: Annotated[int, typer.Option(help="Duration of a frame in milliseconds.")] = VizOptions.frame_ms,
+    cmap: Annotated[str, typer.Option(help="Colour map of matplotlib.")] = VizOptions.cmap,
+    per_tile_scale: Annotated[
+        bool,
+        typer.Option("--per-tile-scale", help="Give each map its own colour scale: more contrast, but not comparable."),
+    ] = VizOptions.per_tile_scale,
+    grid: Annotated[
+        str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Grid of patches, for files that do not hold it.")
+    ] = VizOptions.grid,
+) -> None:
+    """Draw what the position embeddings learned. An animation over the run's history, still pictures, and a table."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
+    from vitpe.cli import console
+    from vitpe.viz.numbers import numbers_table
+    from vitpe.viz.visualize import visualize
+
+    for name in formats or []:
+        one_of("--format", name, (*ANIMATION_FORMATS, *_NUMBERS_FORMATS))
+    kind = choose_format(next((name for name in formats or [] if name in _NUMBERS_FORMATS), None), _NUMBERS_FORMATS)
+    movie = next((name for name in ANIMATION_FORMATS if name in (formats or [])), VizOptions.format)
+    options = VizOptions(
+        out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
+    )
+    result = visualize(paths or [DEFAULT_RUN], options)
+    for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
+        console.show_note(note)
+    if kind == "table":
+        console.show_table(numbers_table(result.records))
+    elif kind == "json":
+        write_result(json.dumps(result.records, indent=2) + "\n")
+    else:
+        for record in result.records:
+            write_result(json.dumps(record) + "\n")
