@@ -1,7 +1,6 @@
 """Checkpoints → one self-contained web page: point at a patch to see its map large, at any time of training."""
 
 import base64
-import json
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vitpe.reporting.page import render
 from vitpe.viz.colours import PAGE_LEVELS, ColourScale, colour_map
 from vitpe.viz.history import Checkpoint, evenly, last_scored
 from vitpe.viz.numbers import NUMBERS
@@ -42,8 +42,7 @@ def page(
         "frames": [_frame(history, index, records[index]) for index in shown],
     }
     template = resources.files("vitpe.viz").joinpath("page.html").read_text(encoding="utf-8")
-    # No text of the data, a file's name for one, can end the script element.
-    return template.replace("__DATA__", json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
+    return render(template, "Position embeddings", data)
 
 
 def quantise(similarity: Floats) -> tuple[NDArray[np.uint16], float, float]:

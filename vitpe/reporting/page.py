@@ -1,0 +1,56 @@
+"""What all web pages share: one file that loads nothing from elsewhere, its data in it as JSON, light and dark.
+
+A template is HTML with three places: {{head}} in its head, where the title, the fonts and the colours come; {{data}} in
+front of its own script, where its data and the helpers of base.js come; {{title}} anywhere. A page's script then has
+`data`, and from base.js `at`, `make`, `number`, `percent` and `sortable`.
+"""
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from vitpe.outputs import MARK
+from vitpe.text import printable
+
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_PLACE: Final = re.compile(r"\{\{(head|data|title)\}\}")
+
+
+def render(template: str, title: str, data: Mapping[str, Any]) -> str:
+    """The page. template: its text. title: any text. data: what JSON can hold, None for what is undefined.
+
+    No text in `title` or `data`, be it the name of a file or an attribute, is taken for markup. ValueError for NaN.
+    """
+    shown = html.escape(printable(title))
+    parts = {"head": _head(shown), "data": _data(data), "title": shown}
+    return _PLACE.sub(lambda place: parts[place[1]], template)
+
+
+@cache
+def shared_text(name: str) -> str:
+    """A file of vitpe/reporting/pages."""
+    return resources.files("vitpe.reporting").joinpath("pages", name).read_text(encoding="utf-8")
+
+
+def _head(title: str) -> str:
+    return f"""<meta charset="utf-8">
+<meta name="generator" content="{MARK}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+{shared_text("base.css")}</style>"""
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    # No text can end the script element. Letters are escaped, so that a file's name may hold bytes that are no text.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f"""<noscript><p>This page needs JavaScript to show its data. It loads nothing from elsewhere.</p></noscript>
+<script type="application/json" id="data">{text}</script>
+<script>
+{shared_text("base.js")}</script>"""
