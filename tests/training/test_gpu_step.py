@@ -1,8 +1,8 @@
 """The training step of every preset on a GPU, operation by operation, where there is none.
 
 Tensors are fake ones (torch._subclasses.fake_tensor) that claim to lie on cuda:0: shapes, types and devices are
-computed, numbers are not. What runs is the project's own code: cropping, `Trainer._update` (patches, forward under
-autocast, loss, backward, Muon, AdamW, averaged weights), scoring. A test fails when
+computed, numbers are not. What runs is the project's own code: cropping, `Trainer._update` (patches, forward in
+bfloat16, loss, backward, Muon, AdamW, averaged weights), scoring. A test fails when
 
 - an operation takes tensors of two devices,
 - a step reads a number back (item, bool, nonzero, cpu, numpy, synchronize), or sends one to the GPU,
@@ -257,6 +257,8 @@ def test_a_step(name: str, patch_keep: float) -> None:
     assert all(torch.bfloat16 in watch.dtypes[product] for product in products - {"aten.mm.default"})
     attended = [count for op, count in watch.counts.items() if "flash_attention" in op]
     assert attended == 2 * [run.config.model.depth]  # forward and backward
+    # So is what goes from block to block: autocast would leave it, and all that a norm gives, in float32.
+    assert torch.bfloat16 in watch.dtypes["aten.native_layer_norm.default"]
     assert "aten._fused_adamw_.default" in watch.counts
     assert not [op for op in watch.counts if "index_put" in op or "scatter_add" in op or "index_add" in op]
     muon = run.trainer._optimizers.members[0]

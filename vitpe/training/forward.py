@@ -12,8 +12,10 @@ from vitpe.model.vit import VisionTransformer
 
 
 class TrainForward(PixelClassifier):
-    """In training: precision "bf16" runs the model on bfloat16 copies of the weights, under autocast on GPUs, while the
-    weights themselves, their gradients and the optimizer's state stay float32.
+    """In training: precision "bf16" runs the model on bfloat16 copies of the weights, made once a step, so that all
+    that lies between its layers is bfloat16 too; the weights themselves, their gradients and the optimizer's state stay
+    float32. Autocast would cast at every product, and leave the tokens that go from block to block in float32: a
+    fifth more memory traffic.
     """
 
     def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float], precision: str) -> None:
@@ -24,10 +26,6 @@ class TrainForward(PixelClassifier):
         """As PixelClassifier's."""
         if self.precision == "fp32":
             return super().forward(images, keep)
-        if images.device.type != "cpu":
-            with torch.autocast(images.device.type, torch.bfloat16):
-                return super().forward(images, keep)
-        # Casting each weight once is faster than autocast, which casts at every product.
         weights = {name: value.bfloat16() for name, value in self.model.named_parameters()}
         logits: Tensor = torch.func.functional_call(self.model, weights, (images, keep, self._normalize_to_bfloat16))
         return logits.float()
