@@ -23,6 +23,9 @@ LAYER_NORM_EPS = 1e-6  # of the original ViT (arXiv:2010.11929) and of timm
 STEM_STRIDE = 8  # of a stem's last features: three convolutions, each halving the sides
 
 
+MAX_PARTING = 5
+"""Attributes whose values part images into groups; more would make more than 32, which few data fill."""
+
 SEEDS = Bounds(0, 2**63 - 1)
 _NUM_IMAGES = Bounds(1, 10**9)
 _SHARE = Bounds(0, 1, below=True)
@@ -141,6 +144,7 @@ class TrainConfig:
     weight_decay: of those matrices.
     ema_decay: of the averaged weights that are scored and kept; 0 keeps the raw ones.
     whiten: update the patch projection in whitened coordinates (vitpe.training.whitening).
+    balance: attributes whose values part the images into groups that come equally often; none for each image equally.
     patch_keep: share of the patches that an image keeps in training (patch dropout, arXiv:2208.07220).
     num_checkpoints: frames of the history between step 0 and the end. num_evals: scorings on valid in that time.
     keep: "all" writes whole models into the history, "pos_embed" only what the pictures need, "auto" whole models
@@ -158,6 +162,7 @@ class TrainConfig:
     label_smoothing: Annotated[float, _SHARE] = 0.0
     whiten: bool = True
     patch_keep: Annotated[float, Bounds(0, 1, above=True)] = 1.0
+    balance: tuple[str, ...] = ()
     seed: Annotated[int, SEEDS] = 0
     num_checkpoints: Annotated[int, Bounds(1, 100_000)] = 60
     num_evals: Annotated[int, Bounds(1, 100_000)] = 8
@@ -167,6 +172,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        require(
+            len(set(self.balance)) == len(self.balance) and all(self.balance),
+            f"balance {brief(', '.join(self.balance))!r} names {'one twice' if all(self.balance) else 'no attribute'}",
+            "name each attribute once: --balance Blond_Hair,Male",
+        )
+        require(
+            len(self.balance) <= MAX_PARTING,
+            f"balance names {len(self.balance)} attributes",
+            f"name at most {MAX_PARTING}: groups soon are too small",
+        )
 
 
 @dataclass(frozen=True)

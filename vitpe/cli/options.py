@@ -174,6 +174,11 @@ _REASONS = (
 )
 
 
+def names_of(text: str | None) -> list[str] | None:
+    """ "A, B" → ["A", "B"]; None where nothing is given."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
 def in_range(option: str, value: float | None, bounds: Bounds) -> None:
     """UsageError naming the option for a number outside its bounds; None is in any."""
     if value is not None and value not in bounds:

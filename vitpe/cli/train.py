@@ -21,6 +21,7 @@ from vitpe.cli.options import (
     check_init,
     configure,
     data_option,
+    names_of,
     recipe_default,
 )
 from vitpe.config import NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
@@ -61,6 +62,14 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per update, over all workers.", show_default=recipe_default("batch_size"))
     ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Draw images so that groups by these attributes' values come equally often: Blond_Hair,Male.",
+            show_default="each image equally often",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default=str(TrainConfig.seed))] = None,
     device: Device = None,
     settings: Settings = None,
@@ -77,13 +86,14 @@ def train(
         "data.data": data,
         "data.labels": None if labels is None else str(labels),
         "data.relabel": None if relabel is None else str(relabel),
-        "data.attributes": None if attributes is None else [name.strip() for name in attributes.split(",")],
+        "data.attributes": names_of(attributes),
         "data.num_train": num_train,
         "data.num_valid": num_valid,
         "data.store": store,
         "train.epochs": epochs,
         "train.steps": steps,
         "train.batch_size": batch_size,
+        "train.balance": names_of(balance),
         "train.seed": seed,
         "train.keep": keep,
     }

@@ -1,6 +1,6 @@
 """What training does to its images at random: their order, crops, mirroring, and which patches are kept.
 
-Every draw is a function of (seed, epoch, index) or (seed, step) alone, whatever the threads, the workers, or where
+Every draw is a function of (seed, round, index) or (seed, step) alone, whatever the threads, the workers, or where
 a run was resumed.
 """
 
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DEPTH, PATCHES = range(2)
-"""What a step draws for: stochastic depth, patch dropout."""
+DEPTH, PATCHES, GROUPS = range(3)
+"""What is drawn for: stochastic depth, patch dropout, the order within a group of images."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,6 @@ class Augmentation:
     patch_keep: float = 1.0
     num_patches: int = 0
 
-    def order(self, epoch: int, num_samples: int) -> NDArray[np.int64]:
-        """The epoch's permutation of all samples."""
-        return np.random.default_rng([self.seed, epoch]).permutation(num_samples)
-
     def keep(self, step: int, batch_size: int) -> Tensor | None:
         """(batch_size, K) distinct patch numbers for each image of the step's batch, K = patch_keep · num_patches
         rounded, at least 1, in random order; None where all patches are kept.
@@ -41,6 +37,14 @@ class Augmentation:
         return torch.rand(batch_size, self.num_patches, generator=generator).argsort(dim=1)[:, :num_kept]
 
 
+def shuffled_order(seed: int, epoch: int, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(indices, rounds), (num_images,) each: the epoch's permutation of all images, and how often each had come before.
+
+    A function of its arguments alone.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_images), np.full(num_images, epoch)
+
+
 def step_seed(seed: int, step: int, purpose: int, *more: int) -> int:
     """64 bits for what a step draws, in which each of these non-negative integers counts: neighbours are unrelated."""
     return int(np.random.SeedSequence((seed, step, purpose, *more)).generate_state(1, np.uint64)[0])
@@ -48,14 +52,17 @@ def step_seed(seed: int, step: int, purpose: int, *more: int) -> int:
 
 def random_crops(
     seed: int,
-    epoch: int,
+    rounds: int | NDArray[np.int64],
     indices: NDArray[np.int64],
     stored_size: tuple[int, int],
     crop_size: tuple[int, int],
     flip: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """(top, left, flipped) for each index, uniform over all positions; a function of (seed, epoch, index) alone."""
-    key = _mix(np.uint64(seed % (1 << 64)) + _mix(np.full(len(indices), epoch, dtype=np.uint64)))
+    """(top, left, flipped) for each index, uniform over all positions; a function of (seed, round, index) alone.
+
+    rounds: how often each image has come before, so that it looks another way each time.
+    """
+    key = _mix(np.uint64(seed % (1 << 64)) + _mix(np.full(len(indices), rounds, dtype=np.uint64)))
     bits = _mix(key + indices.astype(np.uint64))
     top = (bits & np.uint64(0xFFFF)) % np.uint64(stored_size[0] - crop_size[0] + 1)
     left = ((bits >> np.uint64(16)) & np.uint64(0xFFFF)) % np.uint64(stored_size[1] - crop_size[1] + 1)

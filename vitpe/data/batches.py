@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitpe.data.augmentation import Augmentation, random_crops
+from vitpe.data.augmentation import Augmentation, random_crops, shuffled_order
+from vitpe.data.balance import Indices, balanced_order
 from vitpe.data.storage import ImageStore, num_threads, send
 from vitpe.errors import UsageError
 
@@ -55,7 +56,8 @@ class Batches:
     """The batches of one split.
 
     With an augmentation, for training: shuffled anew each epoch, random crops and flips, whole batches only, endless
-    from any step. Otherwise: in order, centre crops, the last batch may be smaller.
+    from any step; with groups, these equally often, as many images an epoch as there are. Otherwise: in order, centre
+    crops, the last batch may be smaller.
     """
 
     def __init__(
@@ -65,9 +67,10 @@ class Batches:
         batch_size: int,
         augmentation: Augmentation | None = None,
         shard: Shard = _WHOLE,
+        groups: Sequence[Indices] = (),
     ) -> None:
         """batch_size: of the whole batch over all workers; the number of samples bounds it. shard: this worker's, so
-        that together they see what one process would.
+        that together they see what one process would. groups: which samples are in each, see `balanced_order`.
 
         Raises UsageError when the samples are smaller than the crop, or fewer than the workers.
         """
@@ -84,6 +87,7 @@ class Batches:
         self._crop_size = crop_size
         self._augmentation = augmentation
         self._shard = shard
+        self._groups = groups
         self._num_threads = num_threads()
         on_gpu = store.device.type == "cuda"
         self._copies = torch.cuda.Stream(store.device) if on_gpu else None  # type: ignore[no-untyped-call]
@@ -99,16 +103,22 @@ class Batches:
         augmentation = self._augmentation
         assert augmentation is not None, "these batches are not for training"
 
-        def plan() -> Iterator[tuple[NDArray[np.int64], int, int]]:
+        def plan() -> Iterator[tuple[Indices, Indices, int]]:
             epoch, position = divmod(step, self.steps_per_epoch)
             while True:
-                order = augmentation.order(epoch, len(self.store))
+                indices, rounds = self._order(augmentation.seed, epoch)
                 for start in range(position, self.steps_per_epoch):
-                    batch = order[start * self.batch_size : (start + 1) * self.batch_size]
-                    yield self._shard.of(batch), epoch, epoch * self.steps_per_epoch + start
+                    batch = slice(start * self.batch_size, (start + 1) * self.batch_size)
+                    at = epoch * self.steps_per_epoch + start
+                    yield self._shard.of(indices[batch]), self._shard.of(rounds[batch]), at
                 epoch, position = epoch + 1, 0
 
         return self._prefetch(plan())
+
+    def _order(self, seed: int, epoch: int) -> tuple[Indices, Indices]:
+        if self._groups:
+            return balanced_order(self._groups, seed, epoch, len(self.store))
+        return shuffled_order(seed, epoch, len(self.store))
 
     def once(self) -> Generator[Batch, None, None]:
         """Every sample once, in order; each worker gets them all."""
@@ -118,20 +128,21 @@ class Batches:
         """`count` samples at random, all where there are fewer; each worker gets the same."""
         return self._through(np.random.default_rng(seed).permutation(len(self.store))[:count])
 
-    def _through(self, indices: NDArray[np.int64]) -> Generator[Batch, None, None]:
+    def _through(self, indices: Indices) -> Generator[Batch, None, None]:
         starts = range(0, len(indices), self.batch_size)
-        return self._prefetch((indices[start : start + self.batch_size], 0, None) for start in starts)
+        parts = (indices[start : start + self.batch_size] for start in starts)
+        return self._prefetch((part, np.zeros_like(part), None) for part in parts)
 
-    def _prefetch(self, plan: Iterator[tuple[NDArray[np.int64], int, int | None]]) -> Generator[Batch, None, None]:
-        """Batches in the order of the plan's indices, epochs and steps; a few are prepared ahead by threads,
+    def _prefetch(self, plan: Iterator[tuple[Indices, Indices, int | None]]) -> Generator[Batch, None, None]:
+        """Batches in the order of the plan's indices, rounds and steps; a few are prepared ahead by threads,
         `wait_seconds` sums what was waited for.
         """
         waiting: deque[Future[Batch]] = deque()
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="vitpe-data")
         is_finalizing = sys.is_finalizing  # a name of its own: modules lose theirs while the interpreter ends
         try:
-            for indices, epoch, step in plan:
-                waiting.append(pool.submit(self._make, indices, epoch, step))
+            for indices, rounds, step in plan:
+                waiting.append(pool.submit(self._make, indices, rounds, step))
                 if len(waiting) > self._num_threads:
                     yield self._await(waiting.popleft())
             while waiting:
@@ -152,8 +163,10 @@ class Batches:
         self.wait_seconds += time.perf_counter() - began
         return batch
 
-    def _make(self, indices: NDArray[np.int64], epoch: int, step: int | None) -> Batch:
-        """step: the training step that it is for, None for none: then all patches are kept."""
+    def _make(self, indices: Indices, rounds: Indices, step: int | None) -> Batch:
+        """rounds: how often each image has come before. step: the training step that it is for, None for none: then all
+        patches are kept.
+        """
         stored, size, augmentation = self.store.samples.stored_size, self._crop_size, self._augmentation
         keep = None
         if augmentation is None:
@@ -161,7 +174,7 @@ class Batches:
             left = np.full(len(indices), (stored[1] - size[1]) // 2)
             flip = np.zeros(len(indices), dtype=bool)
         else:
-            top, left, flip = random_crops(augmentation.seed, epoch, indices, stored, size, augmentation.flip)
+            top, left, flip = random_crops(augmentation.seed, rounds, indices, stored, size, augmentation.flip)
             keep = None if step is None else augmentation.keep(step, self.batch_size)
         with self._copying():
             images, labels = self.store.crop(indices, top, left, flip, size)

@@ -91,6 +91,9 @@ class EvalResult:
             yield "these are drawn faces: the scores say nothing about photos"
         elif info.data_source == DRAWN_FACES:
             yield f"{path} was trained on drawn faces, not on photos"
+        if info.balance:
+            parted = ", ".join(info.balance)
+            yield f"{path} was trained on groups by {parted} equally often: its probabilities are for such a mix"
         if self.tuned_here() and self.threshold is None:
             thresholds = thresholds_in_words(info)
             yield f"{path} has thresholds {thresholds}, so {self.split} is scored at 0.5; --split test uses them"

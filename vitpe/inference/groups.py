@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from vitpe.config import MAX_PARTING
 from vitpe.errors import UsageError
 from vitpe.inference.predictions import nearest
 
-MAX_TERMS: Final = 5
-"""More would make more than 32 groups, which few data fill."""
 _TERM: Final = re.compile(r"(.*?)\s*=\s*(.*)", re.DOTALL)
 _VALUES: Final = {"0": 0, "1": 1, "-1": 0}
 
@@ -32,8 +31,10 @@ def parse_by(text: str) -> Terms:
         if value is not None and value not in _VALUES:
             raise UsageError(f"--by {part!r}: a label is 0 or 1", f"say --by {name}=1, or --by {name} for both")
         terms[name] = None if value is None else _VALUES[value]
-    if len(terms) > MAX_TERMS:
-        raise UsageError(f"--by names {len(terms)} attributes", f"name at most {MAX_TERMS}: groups soon are too small")
+    if len(terms) > MAX_PARTING:
+        raise UsageError(
+            f"--by names {len(terms)} attributes", f"name at most {MAX_PARTING}: groups soon are too small"
+        )
     return terms
 
 

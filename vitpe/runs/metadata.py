@@ -38,7 +38,8 @@ class CheckpointInfo:
     stored_size: (height, width) that images are fitted to before the centre crop to model.img_size.
     thresholds_split, thresholds_criterion: where and for what the thresholds were tuned after training; None for 0.5.
     calibration_split, calibration_method: where and how the logits were calibrated; None where they were not.
-    data_source: what it was trained on. valid: scores on valid at `step`, where they were taken.
+    data_source: what it was trained on. balance: the attributes by which its images were in groups that came equally
+    often. valid: scores on valid at `step`, where they were taken.
     """
 
     model: ModelConfig
@@ -51,6 +52,7 @@ class CheckpointInfo:
     images_seen: int
     seed: int
     data_source: str
+    balance: tuple[str, ...] = ()
     valid: dict[str, float] | None = None
     history_only: bool = False
     thresholds_split: str | None = None

@@ -28,6 +28,7 @@ from vitpe.runs.metadata import CheckpointInfo
 from vitpe.runs.state import load_state, save_state
 from vitpe.text import brief
 from vitpe.training.background import stop_signals
+from vitpe.training.balance import BalancedGroups, balanced_groups
 from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, RunContext, Trainer
 from vitpe.training.memory_needs import check_fits
@@ -89,12 +90,16 @@ def train(
     else:
         run.refuse_existing()
     train_samples, valid_samples = _open_splits(config)
+    labelled = _open_labelled(config, train_samples)
+    groups = balanced_groups(labelled, config.train.balance) if config.train.balance else None
     command = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
     with stop_signals(f"continue with: {command}") as stop, run.locked() if workers.is_first else nullcontext():
         context = RunContext(run, device, workers, reporter, stop)
         if workers.is_first:
             _identify(run, config, valid_samples, resume)
         _describe_data(config.data, train_samples, valid_samples, reporter)
+        for line in groups.describe() if groups is not None else ():
+            reporter.note(line)
         plan = Plan.of(config.train, len(train_samples.names))
         config = _with_decided(config, train_samples, device)
         _check_batch(plan, config, context)
@@ -106,7 +111,8 @@ def train(
             initialize(model, init, train_samples.attributes, reporter, init_grid)
         config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
         _describe_model(config, model, context)
-        data_fingerprint = fingerprint([train_samples, valid_samples])
+        other_labels = [] if labelled is train_samples else [labelled]
+        data_fingerprint = fingerprint([train_samples, valid_samples, *other_labels])
         trainer = Trainer(config.train, model, _info(config, train_samples), plan, context, data_fingerprint)
         if resume:
             _restore(trainer, context)
@@ -115,7 +121,7 @@ def train(
             _write_start(trainer, config, context, resume)
             told = {*train_samples.notes, *valid_samples.notes}
             with workers.doing("preparing images"):
-                batches = _open_batches(config, train_samples, valid_samples, trainer, context)
+                batches = _open_batches(config, (train_samples, valid_samples), groups, trainer, context)
             trainer.run(*batches)
             for note in (*train_samples.notes, *valid_samples.notes):
                 if note not in told:
@@ -174,6 +180,13 @@ def _open_splits(config: RunConfig) -> tuple[Samples, Samples]:
     if valid.attributes != train.attributes:
         raise VitpeError("the train and valid splits have different attributes", "use one table of labels for both")
     return train, valid
+
+
+def _open_labelled(config: RunConfig, train: Samples) -> Samples:
+    """The training samples with labels of the attributes that they are balanced by, be these trained on or not."""
+    if {*config.train.balance} <= {*train.attributes}:
+        return train
+    return open_samples(replace(config.data, attributes=None), "train", config.model.img_size, config.train.seed)
 
 
 def _identify(run: RunFolder, config: RunConfig, valid: Samples, resume: bool) -> None:
@@ -264,9 +277,14 @@ def _write_start(trainer: Trainer, config: RunConfig, context: RunContext, resum
 
 
 def _open_batches(
-    config: RunConfig, train: Samples, valid: Samples, trainer: Trainer, context: RunContext
+    config: RunConfig,
+    splits: tuple[Samples, Samples],
+    groups: BalancedGroups | None,
+    trainer: Trainer,
+    context: RunContext,
 ) -> tuple[Batches, Batches | None]:
     """For training, and for scoring, which only the first worker does. Raises Interrupted when asked to stop."""
+    train, valid = splits
     device, workers = context.device, context.workers
 
     def on_progress(done: int, total: int) -> None:
@@ -279,7 +297,8 @@ def _open_batches(
     size, seed, keep = config.model.img_size, config.train.seed, config.train.patch_keep
     augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches)
     shard = Shard(workers.rank, workers.world_size)
-    train_batches = Batches(stored(train), size, trainer.plan.batch_size, augmentation, shard)
+    members = () if groups is None else groups.members
+    train_batches = Batches(stored(train), size, trainer.plan.batch_size, augmentation, shard, members)
     valid_batches = Batches(stored(valid), size, _VALID_BATCH_SIZE) if workers.is_first else None
     context.reporter.note(f"images: {_where(train_batches.store.where, device)}")
     return train_batches, valid_batches
@@ -297,6 +316,7 @@ def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
         images_seen=0,
         seed=config.train.seed,
         data_source=samples.source,
+        balance=config.train.balance,
     )
 
 
