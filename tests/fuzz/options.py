@@ -172,6 +172,10 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--cmap": "w",
         "--grid": "w",
         "--per-tile-scale": "-",
+        "--probe": "-",
+        "--probe-checkpoints": "n",
+        "--probe-images": "n",
+        "--device": "w",
     },
     "draw": {"--num-train": "n", "--num-valid": "n", "--num-test": "n", "--seed": "n", "--zip": "-"},
 }

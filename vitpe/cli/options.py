@@ -125,10 +125,10 @@ def version_option() -> Any:
     return typer.Option("--version", callback=show, is_eager=True, help="Show versions.")
 
 
-def data_option(default: str) -> Any:
-    """--data, which stands first under its heading."""
+def data_option(default: str, panel: str | None = "Data") -> Any:
+    """--data, which stands first under its heading, where it has one."""
     text = "Folder or file: CelebA, parquet, WebDataset, or images of --labels."
-    return typer.Option(help=text, show_default=default, rich_help_panel="Data")
+    return typer.Option(help=text, show_default=default, rich_help_panel=panel)
 
 
 def format_option(*formats: str) -> Any:

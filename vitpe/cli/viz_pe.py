@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vitpe.cli.options import (
-    DEFAULT_RUN,
-    choose_format,
-    one_of,
-)
+from vitpe.cli.options import DEFAULT_RUN, Device, Labels, choose_format, data_option, in_range, one_of
 from vitpe.cli.results import write_result
+from vitpe.errors import UsageError
+from vitpe.fields import Bounds
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
+NUM_PROBE_IMAGES = 2048
 _NUMBERS_FORMATS = ("table", "json", "jsonl")
 EXAMPLES = (
     "vitpe viz-pe\nvitpe viz-pe runs/ckpts --html --out pictures\n"
-    "vitpe viz-pe vit_base.safetensors --grid 14x14 --format json"
+    "vitpe viz-pe vit_base.safetensors --grid 14x14 --format json\n"
+    "vitpe viz-pe runs --probe --out pictures"
 )
 
 
@@ -56,25 +56,64 @@ def viz_pe(
     grid: Annotated[
         str | None, typer.Option(metavar="ROWSxCOLUMNS", help="Grid of patches, for files that do not hold it.")
     ] = VizOptions.grid,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Also run the model without position, in several ways: what does it lose?",
+            rich_help_panel="Does position matter",
+        ),
+    ] = False,
+    probe_checkpoints: Annotated[
+        int | None,
+        typer.Option(help="Number of checkpoints of the history to probe, evenly spread.", show_default="the best"),
+    ] = None,
+    probe_images: Annotated[
+        int | None, typer.Option(help="Number of images of valid to probe on.", show_default=f"{NUM_PROBE_IMAGES:,}")
+    ] = None,
+    data: Annotated[str | None, data_option("what the model was trained on", panel=None)] = None,
+    labels: Labels = None,
+    device: Device = None,
 ) -> None:
     """Draw what the position embeddings learned. An animation over the run's history, still pictures, and a table."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
-    from vitpe.cli import console
+    from vitpe.cli import console, probe_output
     from vitpe.viz.numbers import numbers_table
     from vitpe.viz.visualize import visualize
 
     for name in formats or []:
         one_of("--format", name, (*ANIMATION_FORMATS, *_NUMBERS_FORMATS))
+    in_range("--probe-checkpoints", probe_checkpoints, Bounds(1, 1_000))
+    in_range("--probe-images", probe_images, Bounds(1, 10**9))
+    given = {
+        "--probe-checkpoints": probe_checkpoints,
+        "--probe-images": probe_images,
+        "--data": data,
+        "--labels": labels,
+        "--device": device,
+    }
+    if not probe and (needless := [name for name, value in given.items() if value is not None]):
+        raise UsageError(f"{needless[0]} without --probe", "only --probe runs the model")
     kind = choose_format(next((name for name in formats or [] if name in _NUMBERS_FORMATS), None), _NUMBERS_FORMATS)
     movie = next((name for name in ANIMATION_FORMATS if name in (formats or [])), VizOptions.format)
     options = VizOptions(
         out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
     )
+    planned = None
+    if probe:
+        planned = probe_output.plan_probe(paths or [DEFAULT_RUN], data, labels, probe_checkpoints or 1, out)
     result = visualize(paths or [DEFAULT_RUN], options)
     for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
         console.show_note(note)
+    probes = []
+    if planned is not None:
+        probes = probe_output.run_probe(planned, probe_images or NUM_PROBE_IMAGES, device)
+        probe_output.add_records(result.records, probes)
+        probe_output.draw_probe(probes, out)
     if kind == "table":
         console.show_table(numbers_table(result.records))
+        if probes:
+            probe_output.show_probe(probes)
     elif kind == "json":
         write_result(json.dumps(result.records, indent=2) + "\n")
     else:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Final, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from vitpe.inference.fit import LoadedCheckpoint, fit, held
 from vitpe.inference.groups import check_terms
 from vitpe.inference.trained_on import check_out_of_sample, check_same_data
 from vitpe.model.inputs import classify_split, predicting_classifier
+from vitpe.runs.metadata import CheckpointInfo
 from vitpe.text import some
 
 _BATCH_SIZE: Final = 64
@@ -97,17 +99,11 @@ def answer(
 ) -> EvalResult:
     """Run the model on the samples, which are of `split`; VitpeError when they have no attribute in common."""
     model, info = loaded.model, loaded.info
-    columns = tuple(i for i, name in enumerate(info.attributes) if name in samples.attributes)
-    if not columns:
-        raise VitpeError(
-            f"the data has labels for {some(samples.attributes)}, {loaded.path} answers {some(info.attributes)}",
-            "at least one attribute must have the same name in both",
-        )
+    columns, labelled = labelled_columns(loaded.path, info, samples)
     batches = Batches(ImageStore(samples, device, "disk"), info.model.img_size, _BATCH_SIZE)
     on_progress = reporter.start(f"scoring {split}", len(samples.names))
     classifier = predicting_classifier(model, info.mean, info.std, device, precision)
     logits, truth = classify_split(classifier, batches.once(), on_progress)
-    labelled = [samples.attributes.index(info.attributes[column]) for column in columns]
     return EvalResult(
         loaded.path,
         info,
@@ -121,3 +117,17 @@ def answer(
         samples.notes,
         precision=precision,
     )
+
+
+def labelled_columns(path: Path, info: CheckpointInfo, samples: Samples) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which of the checkpoint's attributes have labels, as columns of its logits and, in that order, of the labels.
+
+    VitpeError when none has.
+    """
+    columns = tuple(i for i, name in enumerate(info.attributes) if name in samples.attributes)
+    if not columns:
+        raise VitpeError(
+            f"the data has labels for {some(samples.attributes)}, {path} answers {some(info.attributes)}",
+            "at least one attribute must have the same name in both",
+        )
+    return columns, tuple(samples.attributes.index(info.attributes[column]) for column in columns)

@@ -1,0 +1,72 @@
+"""What `viz-pe --probe` does beside the pictures of the history: run checkpoints, and show what they lose."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vitpe.cli import console
+from vitpe.errors import UsageError
+from vitpe.files import write_atomic
+from vitpe.inference.eval_options import EvalOptions, EvalPlan, plan
+from vitpe.inference.probe_result import PositionProbe
+from vitpe.outputs import refuse_foreign
+from vitpe.runs.find import history_files, weights_file
+from vitpe.runs.metadata import read_info
+from vitpe.runs.weights import refuse_history
+from vitpe.viz.history import evenly
+
+PICTURE = "pe_probe.png"
+
+
+def plan_probe(
+    paths: Sequence[Path], data: str | None, labels: Path | None, num_checkpoints: int, out: Path
+) -> EvalPlan:
+    """What is to be run: the run's best checkpoint, or so many of its history. Raises at once what would stop it later.
+
+    UsageError for several paths; VitpeError for a history of embeddings alone, and for data that are not there.
+    """
+    if len(paths) != 1:
+        raise UsageError(f"--probe with {len(paths)} paths", "probe one run, or one checkpoint, at a time")
+    if num_checkpoints == 1:
+        files = [weights_file(paths[0])]
+    else:
+        found = history_files(paths[0])
+        files = [found[index] for index in evenly(len(found), num_checkpoints)]
+    for file in files:
+        refuse_history(read_info(file), file)
+    refuse_foreign(out / PICTURE)
+    return plan(files, EvalOptions(data, labels), console.show_note)
+
+
+def run_probe(planned: EvalPlan, num_images: int, device: str | None) -> list[PositionProbe]:
+    """Here torch is imported."""
+    from vitpe.device import select_device
+    from vitpe.inference.probe import probe
+
+    with console.Counters() as counters:
+        return probe(planned, num_images, select_device(device), counters)
+
+
+def add_records(records: Sequence[dict[str, Any]], probes: Sequence[PositionProbe]) -> None:
+    """Put each probe into the record of its step, or, where the history has none of that step, into the last."""
+    from vitpe.reporting.probe_records import probe_record
+
+    for probe in probes:
+        same = [record for record in records if record["step"] == probe.info.step]
+        (same or records)[-1]["probe"] = probe_record(probe)
+
+
+def draw_probe(probes: Sequence[PositionProbe], out: Path) -> None:
+    """Write the picture of the last one."""
+    from vitpe.viz.animation import png
+    from vitpe.viz.probe_picture import probe_picture
+
+    write_atomic(out / PICTURE, png(probe_picture(probes[-1])))
+    console.show_note(f"wrote {out / PICTURE}")
+
+
+def show_probe(probes: Sequence[PositionProbe]) -> None:
+    """The last one's table."""
+    from vitpe.reporting.probe_table import probe_table
+
+    console.show_table(probe_table(probes[-1]))

@@ -1,0 +1,117 @@
+"""What a model loses without position, for a terminal."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from vitpe.inference.positions import CHANGES
+from vitpe.inference.probe_result import PositionProbe
+from vitpe.metrics.ablation import Ablations
+from vitpe.metrics.comparison import PairedDifference
+from vitpe.reporting.metric_formats import FORMATS
+from vitpe.reporting.tables import info_lines, ruled_table
+from vitpe.reporting.terminal import MAX_NAME, Glyphs, glyphs_for
+from vitpe.text import printable
+
+RANKED_BY: Final = "shuffled"
+"""The change whose losses say which attributes lose most: one that leaves each embedding as it was learned."""
+NUM_LOSERS: Final = 8
+_WIDTHS: Final = (5, 5, 14)
+_LOSS_STYLE: Final = "red"
+
+
+def losers(ablations: Ablations, change: str = RANKED_BY, count: int = NUM_LOSERS) -> list[int]:
+    """The numbers of the attributes that lose most average precision, the one that loses most first."""
+    lost = ablations.parts[change].per_attribute["average_precision"].value
+    return [int(a) for a in np.argsort(lost, kind="stable") if not np.isnan(lost[a])][:count]
+
+
+def probe_table(probe: PositionProbe) -> RenderableType:
+    """A line for each change with mean accuracy and mAP, then the attributes that lose most."""
+    ablations = probe.ablations
+    named = replace(ablations, attributes=tuple(map(printable, ablations.attributes)))
+    return _ProbeTable(replace(probe, ablations=named))
+
+
+@dataclass(frozen=True)
+class _ProbeTable:
+    probe: PositionProbe
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        glyphs = glyphs_for(options)
+        ablations = self.probe.ablations
+        yield info_lines(self.probe.info, ablations.num_images, glyphs)
+        yield Text()
+        yield self._means(glyphs)
+        yield Text()
+        yield self._losers(glyphs)
+        yield Text()
+        yield Text(
+            f"per cent; differences are to the embeddings as they are, [95 % interval] over {ablations.num_resamples:,}"
+            f" resamples of the images; shuffled: the mean of {len(ablations.parts[RANKED_BY].draws['accuracy'])}"
+            " orders; chance: the majority answer, a random ranking",
+            style="dim",
+        )
+
+    def _means(self, glyphs: Glyphs) -> RenderableType:
+        ablations = self.probe.ablations
+        means = ablations.means
+        chance = {"accuracy": means["majority_accuracy"].value, "average_precision": means["prevalence"].value}
+        table = _table("position embeddings", ("acc", "mAP"))
+
+        def row(name: str, values: Sequence[float], changes: Sequence[PairedDifference | None]) -> None:
+            cells: list[RenderableType] = []
+            for metric, value, change in zip(chance, values, changes, strict=True):
+                cells += [Text(FORMATS[metric].text(value, glyphs)), *_difference(metric, change, (), glyphs)]
+            table.add_row(Text(name), *cells)
+
+        row("as they are", [means[metric].value for metric in chance], [None, None])
+        for change in CHANGES:
+            part = ablations.parts[change.name]
+            row(change.name, [part.means[m] for m in chance], [part.mean_change[m] for m in chance])
+        table.add_section()
+        row("chance", list(chance.values()), [None, None])
+        return table
+
+    def _losers(self, glyphs: Glyphs) -> RenderableType:
+        ablations = self.probe.ablations
+        shown = ("zeroed", RANKED_BY)
+        table = _table("AP: most lost", shown)
+        metric = "average_precision"
+        for a in losers(ablations):
+            cells: list[RenderableType] = []
+            for name in shown:
+                part = ablations.parts[name]
+                value = Text(FORMATS[metric].text(float(part.values[metric][a]), glyphs))
+                cells += [value, *_difference(metric, part.per_attribute[metric], a, glyphs)]
+            table.add_row(Text(ablations.attributes[a], overflow="ellipsis", no_wrap=True), *cells)
+        return table
+
+
+def _table(first: str, groups: Sequence[str]) -> Table:
+    table = ruled_table()
+    table.show_footer = False
+    table.add_column(first, max_width=MAX_NAME, no_wrap=True)
+    for title in groups:
+        table.add_column(title, justify="right", min_width=_WIDTHS[0], no_wrap=True)
+        table.add_column("", justify="right", min_width=_WIDTHS[1], no_wrap=True)
+        table.add_column("95 % interval", justify="right", min_width=_WIDTHS[2], no_wrap=True)
+    return table
+
+
+def _difference(metric: str, change: PairedDifference | None, at: int | tuple[()], glyphs: Glyphs) -> tuple[Text, Text]:
+    """The difference and its interval; a loss that exceeds its interval is red."""
+    if change is None:
+        return Text(), Text()
+    value, low, high = (float(values[at]) for values in (change.value, change.low, change.high))
+    style = _LOSS_STYLE if change.exceeds[at] and value < 0 else ""
+    shown = FORMATS[metric]
+    return (
+        Text(shown.text(value, glyphs, signed=True), style=style),
+        Text(shown.interval(low, high, 0, signed=True), style="dim"),
+    )
