@@ -40,7 +40,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
         depth=draw(st.integers(1, 48)),
         num_heads=num_heads,
         mlp_ratio=draw(st.floats(0.5, 8)),
-        global_pool=draw(st.sampled_from(["token", "avg"])),
+        global_pool=draw(st.sampled_from(["token", "avg", "queries"])),
         pos_embed=draw(st.sampled_from(["learned", "sincos"])),
         drop_path_rate=draw(share),
         stem_width=stem_width,

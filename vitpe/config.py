@@ -36,6 +36,8 @@ _LEARNING_RATE = Bounds(0, 1e30, above=True)  # more is no float32; what is too 
 class ModelConfig:
     """The shape of a VisionTransformer; names are timm's, sizes are (height, width) in pixels.
 
+    global_pool: what the logits are read from: the class "token", the "avg" of the patches' tokens, or "queries", one
+    an attribute that attends to all tokens, beside the class token (vitpe.model.pooling), of which timm knows nothing.
     stem_width: channels of the first layer of a convolutional stem beside the patch projection (vitpe.model.stem), of
     which timm knows nothing; 0 for none.
     """
@@ -48,7 +50,7 @@ class ModelConfig:
     depth: Annotated[int, Bounds(1, 1_000)] = 12
     num_heads: Annotated[int, Bounds(1, 65_536)] = 6
     mlp_ratio: Annotated[float, Bounds(0, 100, above=True)] = 4.0
-    global_pool: Literal["token", "avg"] = "token"
+    global_pool: Literal["token", "avg", "queries"] = "token"
     pos_embed: Literal["learned", "sincos"] = "learned"
     stem_width: Annotated[int, Bounds(0, 8_192)] = 0
     drop_path_rate: Annotated[float, _SHARE] = 0.0

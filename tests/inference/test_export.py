@@ -43,7 +43,7 @@ def export(model: VisionTransformer, path: Path) -> None:
     export_onnx(model, path, attributes=ATTRIBUTES, mean=MEAN, std=STD, thresholds=THRESHOLDS)
 
 
-@pytest.mark.parametrize(("global_pool", "stem_width"), [("token", 0), ("avg", 0), ("token", 8)])
+@pytest.mark.parametrize(("global_pool", "stem_width"), [("token", 0), ("avg", 0), ("queries", 0), ("token", 8)])
 def test_onnxruntime_gives_the_models_probabilities(
     global_pool: str, stem_width: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

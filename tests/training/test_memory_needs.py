@@ -40,7 +40,7 @@ def test_it_is_reckoned_below_what_was_measured_and_near_it(preset, batch_size, 
 
 def test_weights_are_counted_as_they_are():
     train = replace(TrainConfig(), ema_decay=0)
-    for model in (SMALL, replace(SMALL, depth=3, stem_width=8), replace(SMALL, depth=1, global_pool="avg")):
+    for model in (SMALL, replace(SMALL, depth=3, stem_width=8), replace(SMALL, depth=1, global_pool="queries")):
         counted, _ = needed_bytes(model, train, 1, "fp32")
         assert counted == 4 * 3 * num_parameters(VisionTransformer(model))
 
@@ -52,7 +52,8 @@ def test_what_is_reckoned_grows_with_what_is_asked_for():
     assert needed_bytes(model, train, 8, "bf16") == (weights, activations // 2)
     assert needed_bytes(model, replace(train, muon_lr=None, ema_decay=0), 8, "fp32") == (weights, activations)
     assert needed_bytes(model, replace(train, patch_keep=0.5), 8, "fp32")[1] < activations
-    assert needed_bytes(replace(model, global_pool="avg"), train, 8, "fp32")[1] > activations
+    averaged, queried = (needed_bytes(replace(model, global_pool=p), train, 8, "fp32")[1] for p in ("avg", "queries"))
+    assert activations < averaged < queried
 
 
 def test_the_message_says_which_of_both_is_too_large(monkeypatch):

@@ -192,6 +192,21 @@ def test_muon_gets_the_blocks_matrices_and_nothing_else() -> None:
     assert groups(TrainConfig(weight_decay=0.3, muon_lr=None)) == [("AdamW", 0.0, rest), ("AdamW", 0.3, matrices)]
 
 
+def test_of_attribute_queries_muon_gets_the_two_maps() -> None:
+    model = VisionTransformer(replace(SMALL, global_pool="queries"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    muon, adamw = make_optimizers(model, TrainConfig(weight_decay=0.3)).members
+    of_muon = {names[id(parameter)] for parameter in muon.param_groups[0]["params"]}
+    assert {name for name in of_muon if name.startswith("query_pool.")} == {
+        "query_pool.key.weight",
+        "query_pool.value.weight",
+    }
+    rest = [
+        (group["weight_decay"], names[id(parameter)]) for group in adamw.param_groups for parameter in group["params"]
+    ]
+    assert {(0.0, "query_pool.queries"), (0.0, "query_pool.head_weight")} <= set(rest)
+
+
 def test_fixed_position_embeddings_are_not_trained() -> None:
     model = VisionTransformer(replace(SMALL, pos_embed="sincos"))
     members = make_optimizers(model, TrainConfig()).members

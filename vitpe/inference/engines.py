@@ -105,13 +105,17 @@ def many_images(config: ModelConfig) -> int:
 
 
 def num_operations(config: ModelConfig) -> int:
-    """Floating-point operations of one image: two for each weight that a token meets, and the products of attention."""
+    """Floating-point operations of one image: two for each weight that a token meets, and the products of attention.
+    Attribute queries are met folded (vitpe.model.pooling).
+    """
     tokens = 1 + config.num_patches
     per_token = sum(
         shape[0] * int(np.prod(shape[1:]))
         for name, shape in tensor_shapes(config).items()
         if len(shape) > 1 and name.startswith(("blocks.", "patch_embed."))
     )
+    if config.global_pool == "queries":
+        per_token += 2 * config.num_heads * config.num_classes * config.embed_dim
     return 2 * tokens * per_token + 4 * config.depth * tokens * tokens * config.embed_dim
 
 

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from vitpe.config import PRESETS, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.facts import Grid, ModelFacts, split_rows, tokens_before_patches
+from vitpe.model.pooling import QUERY_TENSORS, QueryPool
 from vitpe.model.vit import VisionTransformer
 
 Origin = Literal["timm", "torchvision", "huggingface"]
@@ -63,6 +64,7 @@ _MARKS: tuple[tuple[str, Origin, tuple[tuple[str, str], ...]], ...] = (
 # Parts of Hugging Face's models that no logit of ours depends on.
 _UNUSED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token", "mask_token")
 _DECODER = re.compile(r"decoder[._]")  # of masked autoencoders
+_QUERIES = "query_pool."  # of ours alone
 _SHOWN = 5  # names in a note
 
 
@@ -90,7 +92,8 @@ def convert_state_dict(
     """Weights of a timm, torchvision or Hugging Face ViT as a state dict for VisionTransformer(model_config).
 
     attributes: names of our head's rows. A row is taken over where the weights' head has one of that name; all others
-    are zero, which starts them at probability one half.
+    are zero, which starts them at probability one half. So it is with attribute queries, which start anew where the
+    weights have none.
     facts: what is said of the weights elsewhere. grid: (rows, columns) of their pos_embed as the user says; where
     nobody says it, see `split_rows`. pos_embed is resampled to model_config.grid_size.
     VitpeError names the first tensor that is missing, has no place in the model or does not fit, and what was expected;
@@ -105,7 +108,9 @@ def convert_state_dict(
     _check_sizes(found, model_config, facts)
     _move_norm(found, expected, notes)
     _check_heads(model_config, facts, notes)
-    _convert_head(found, expected, attributes, facts, notes)
+    rows = _convert_head(found, expected, attributes, facts, notes)
+    if model_config.global_pool == "queries":
+        _convert_queries(found, model_config, rows, notes)
     _check_places(found, expected)
     _convert_pos_embed(found, model_config, facts, grid, notes)
     _check(found, expected)
@@ -228,14 +233,14 @@ def _convert_head(
     attributes: Sequence[str],
     facts: ModelFacts,
     notes: list[str],
-) -> None:
-    """Rows by name: those of another model stand in another order, or for other things."""
+) -> list[tuple[int, int]]:
+    """Rows by name: those of another model stand in another order, or for other things. Those taken: ours, theirs."""
     weight, bias = (torch.zeros(expected[key].shape) for key in ("head.weight", "head.bias"))
     theirs, bias_there = found.pop("head.weight", None), found.pop("head.bias", None)
     found |= {"head.weight": weight, "head.bias": bias}
     if theirs is None:
         notes.append("head: the weights have none, ours starts at zero")
-        return
+        return []
     num_classes = _shape({"head.weight": theirs}, "head.weight", "(A, D)")[0]
     if theirs.shape[1] != weight.shape[1]:
         raise _misfit("head.weight", theirs, f"(A, {weight.shape[1]})")
@@ -244,7 +249,7 @@ def _convert_head(
     classes = facts.classes
     if classes is None or len(classes) != num_classes:
         notes.append(f"head of {num_classes} classes left out, as nothing tells their names: ours starts at zero")
-        return
+        return []
     rows = {name: row for row, name in enumerate(classes) if classes.count(name) == 1}
     taken = [(row, rows[name]) for row, name in enumerate(attributes) if name in rows]
     for ours, old in taken:
@@ -258,6 +263,26 @@ def _convert_head(
         notes.append(f"head: {len(taken)} of {len(attributes)} attributes by name, zero for {_some(missing)}")
     elif tuple(attributes) != classes:
         notes.append(f"head: {len(taken)} of its {num_classes} classes taken by name")
+    return taken
+
+
+def _convert_queries(
+    found: dict[str, Tensor], config: ModelConfig, rows: list[tuple[int, int]], notes: list[str]
+) -> None:
+    """A query pool whose rows are those that the head took; the others are new, and change no logit at first."""
+    pool = QueryPool(config).state_dict()
+    if not any(key.startswith(_QUERIES) for key in found):
+        notes.append("attribute queries: the weights have none, ours start anew")
+        found |= {_QUERIES + key: tensor for key, tensor in pool.items()}
+        return
+    for name in QUERY_TENSORS:
+        key, new = _QUERIES + name, pool[name]
+        num_rows, width = _shape(found, key, "(A, D)")
+        if width != config.embed_dim or any(old >= num_rows for _, old in rows):
+            raise _misfit(key, found[key], f"(A, {config.embed_dim})")
+        for ours, old in rows:
+            new[ours] = found[key][old].float()
+        found[key] = new
 
 
 def _convert_pos_embed(
@@ -349,6 +374,10 @@ def _sizes(values: dict[str, float], keys: Sequence[str]) -> str:
 def _check_places(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """VitpeError for a tensor that the model has not."""
     for key in found:
+        if key not in expected and key.startswith(_QUERIES):
+            raise VitpeError(
+                "the weights have attribute queries, the model has none", "--set model.global_pool=queries"
+            )
         if key not in expected:
             raise VitpeError(
                 f"tensor {key!r} of shape {tuple(found[key].shape)} has no place in the model",

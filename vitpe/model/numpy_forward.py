@@ -1,6 +1,6 @@
-"""The forward pass of vit.py and stem.py in numpy, for one image: an answer before torch is imported.
+"""The forward pass of vit.py, stem.py and pooling.py in numpy, for one image: an answer before torch is imported.
 
-It reads beside those two, name by name. Legend for shapes: C channels, H W pixels, P patch side, N patches, D width,
+It reads beside those three, name by name. Legend for shapes: C channels, H W pixels, P patch side, N patches, D width,
 T tokens, h heads, A attributes.
 """
 
@@ -35,18 +35,38 @@ class NumpyClassifier:
         self._shift = (-np.array(mean) / std).astype(np.float32)
         # Channels last, as pixels lie in memory.
         self._filters = weights["patch_embed.proj.weight"].transpose(0, 2, 3, 1).reshape(config.embed_dim, -1)
+        self._folded = self._fold_queries() if config.global_pool == "queries" else None
 
     def __call__(self, image: NDArray[np.uint8]) -> Array:
         """(C, H, W) → (A,)"""
         tokens = self._embed(image)
-        by_token = self.config.global_pool == "token"
+        pool = self.config.global_pool
         for number in range(self.config.depth):
-            tokens = self._block(tokens, f"blocks.{number}", by_token and number == self.config.depth - 1)
-        pooled = (
-            self._norm(tokens, "norm") if by_token else self._norm(tokens[1:].mean(axis=0, keepdims=True), "fc_norm")
-        )
-        logits: Array = self._linear(pooled, "head")[0]
+            tokens = self._block(tokens, f"blocks.{number}", pool == "token" and number == self.config.depth - 1)
+        if pool == "avg":
+            tokens = self._norm(tokens[1:].mean(axis=0, keepdims=True), "fc_norm")
+        else:
+            tokens = self._norm(tokens, "norm")
+        logits: Array = self._linear(tokens[:1], "head")[0]
+        return logits if self._folded is None else logits + self._pool(tokens, self._folded)
+
+    def _pool(self, tokens: Array, folded: Array) -> Array:
+        """QueryPool: (T, D) → (A,)"""
+        scores, values = np.split(folded @ tokens.T, 2)  # (h · A, T)
+        shares: Array = (_softmax(scores) * values).sum(axis=-1)
+        logits: Array = shares.reshape(self.config.num_heads, -1).sum(axis=0)
         return logits
+
+    def _fold_queries(self) -> Array:
+        """(2 · h · A, D), as QueryPool's."""
+        dim, h = self.config.embed_dim, self.config.num_heads
+        folded = [
+            self._weights[f"query_pool.{rows}"].reshape(-1, h, dim // h).transpose(1, 0, 2)
+            @ self._weights[f"query_pool.{linear}.weight"].reshape(h, dim // h, dim)
+            for rows, linear in (("queries", "key"), ("head_weight", "value"))
+        ]
+        folded[0] *= np.float32((dim // h) ** -0.5)
+        return np.concatenate(folded).reshape(-1, dim)
 
     def _embed(self, image: NDArray[np.uint8]) -> Array:
         """(C, H, W) → (1+N, D)"""
@@ -99,10 +119,7 @@ class NumpyClassifier:
         q, k, v = qkv
         q = q[:, :1] if first_only else q
         scale = np.float32((dim // num_heads) ** -0.5)
-        weights: Array = (q * scale).astype(np.float32, copy=False) @ k.transpose(0, 2, 1)
-        weights -= weights.max(axis=-1, keepdims=True)
-        np.exp(weights, out=weights)
-        weights /= weights.sum(axis=-1, keepdims=True)
+        weights = _softmax((q * scale).astype(np.float32, copy=False) @ k.transpose(0, 2, 1))
         mixed: Array = (weights @ v).transpose(1, 0, 2)
         return self._linear(mixed.reshape(-1, dim), f"{name}.proj")
 
@@ -119,6 +136,14 @@ class NumpyClassifier:
         centred *= self._weights[f"{name}.weight"]
         centred += self._weights[f"{name}.bias"]
         return centred
+
+
+def _softmax(scores: Array) -> Array:
+    """Over the last axis, in place."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
 
 
 def gelu(x: Array) -> Array:

@@ -4,7 +4,7 @@ from vitpe.config import STEM_STRIDE, ModelConfig
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The state dict's names, timm's but for a stem's, in its order."""
+    """The state dict's names, timm's but for a stem's and attribute queries', in its order."""
     dim, hidden = config.embed_dim, config.mlp_dim
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, dim),
@@ -23,8 +23,12 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes |= _norm(f"{block}.norm1", dim) | _norm(f"{block}.norm2", dim)
         shapes |= _linear(f"{block}.attn.qkv", 3 * dim, dim) | _linear(f"{block}.attn.proj", dim, dim)
         shapes |= _linear(f"{block}.mlp.fc1", hidden, dim) | _linear(f"{block}.mlp.fc2", dim, hidden)
-    shapes |= _norm("norm" if config.global_pool == "token" else "fc_norm", dim)
-    return shapes | _linear("head", config.num_classes, dim)
+    shapes |= _norm("fc_norm" if config.global_pool == "avg" else "norm", dim)
+    shapes |= _linear("head", config.num_classes, dim)
+    if config.global_pool == "queries":
+        shapes |= {f"query_pool.{name}": (config.num_classes, dim) for name in ("queries", "head_weight")}
+        shapes |= {f"query_pool.{name}.weight": (dim, dim) for name in ("key", "value")}
+    return shapes
 
 
 def _linear(name: str, num_out: int, *num_in: int) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """VisionTransformer: images (B, C, H, W) → patches (B, N, C·P·P) → tokens (B, 1+N, D) → logits (B, A).
 
-The pre-norm Vision Transformer of arXiv:2010.11929 on rectangular grids. State-dict keys are timm's; a stem has
-its own.
+The pre-norm Vision Transformer of arXiv:2010.11929 on rectangular grids. State-dict keys are timm's; a stem and
+attribute queries have their own.
 Legend for shapes: B batch, C channels, H W pixels, P patch side, N = rows · columns patches, K kept ones, D width,
 T tokens, A attributes.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, gelu, linear, scaled_dot_product_attention
 
 from vitpe.config import LAYER_NORM_EPS, ModelConfig
+from vitpe.model.pooling import QueryPool
 from vitpe.model.stem import ConvStem
 
 
@@ -120,7 +121,8 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm ViT with a linear head on the class token, or on the mean of the patch tokens.
+    """Pre-norm ViT with a linear head on the class token, or on the mean of the patch tokens; with config.global_pool
+    "queries" attributes also look at all tokens for themselves.
 
     Token 0 is the class token, token 1 + n is patch n at row n // columns, column n % columns. `pos_embed`
     (1, 1+N, D) starts at zero, so that whatever it shows later was learned; with config.pos_embed "sincos" it is the
@@ -142,10 +144,11 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, config.num_heads, config.mlp_ratio, rate) for rate in rates)
         norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         # As in timm: with mean pooling the norm comes after the pooling and is called fc_norm.
-        self.norm = norm if config.global_pool == "token" else nn.Identity()
+        self.norm = nn.Identity() if config.global_pool == "avg" else norm
         self.fc_norm = norm if config.global_pool == "avg" else nn.Identity()
         self.head = nn.Linear(dim, config.num_classes)
         self._initialize()
+        self.query_pool = QueryPool(config) if config.global_pool == "queries" else None
 
     def _initialize(self) -> None:
         """Truncated normals of 0.02 for weights (arXiv:2010.11929's code and timm), zero biases, zero head."""
@@ -200,13 +203,23 @@ class VisionTransformer(nn.Module):
 
         Where the head reads the class token alone, the last block computes that alone: the same logits for less.
         """
-        by_token = self.config.global_pool == "token"
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        tokens = self.norm(self.blocks[-1](tokens, first_only=by_token))
-        pooled = tokens[:, 0] if by_token else tokens[:, 1:].mean(dim=1)
+        tokens = self.norm(self.blocks[-1](tokens, first_only=self.config.global_pool == "token"))
+        pooled = tokens[:, 1:].mean(dim=1) if self.config.global_pool == "avg" else tokens[:, 0]
         logits: Tensor = self.head(self.fc_norm(pooled))
-        return logits
+        return logits if self.query_pool is None else logits + self.query_pool(tokens)
+
+    def attribute_attention(self, images: Tensor, normalize: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Images (B, C, H, W) → (B, A, N): the share of each attribute's look that goes to each patch, the mean of the
+        heads. They sum to 1 with the class token's share. normalize: see `embed`. ValueError without attribute queries.
+        """
+        if self.query_pool is None:
+            raise ValueError(f"global_pool is {self.config.global_pool!r}, which has no attribute queries")
+        tokens = self.embed(images, normalize=normalize)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.query_pool.attention(self.norm(tokens)).mean(dim=1)[..., 1:]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → tokens (B, 1+N, D) after the last block and the final norm, as timm's."""

@@ -37,7 +37,7 @@ def needed_bytes(model: ModelConfig, train: TrainConfig, batch_size: int, precis
     Per weight: itself, its gradient, the optimizer's state (one number for Muon, two for AdamW), its average; all
     float32. Per token and block: both norms' inputs and outputs, queries, keys, values, their mixture, and the MLP's
     hidden layer before and after GELU, in the precision of the products. A last block whose class token alone counts
-    keeps keys and values.
+    keeps keys and values. Attribute queries keep a token's scores, shares and values.
     """
     with torch.device("meta"):
         one, two = (num_parameters(VisionTransformer(replace(model, depth=depth))) for depth in (1, 2))
@@ -46,6 +46,8 @@ def needed_bytes(model: ModelConfig, train: TrainConfig, batch_size: int, precis
     num_tokens = 1 + max(1, round(train.patch_keep * model.num_patches))
     block = 8 * model.embed_dim + 2 * model.mlp_dim
     last = 4 * model.embed_dim if model.global_pool == "token" else block
+    if model.global_pool == "queries":
+        last += 3 * model.num_heads * model.num_classes
     per_token = (model.depth - 1) * block + last
     # A stem's layers before and after GELU, of a half, a quarter and an eighth of the sides, and its residual block.
     stem = round(1.125 * model.stem_width * model.img_size[0] * model.img_size[1])

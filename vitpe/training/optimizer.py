@@ -1,4 +1,4 @@
-"""Muon for the weight matrices of blocks and stem, AdamW for everything else, one schedule for both."""
+"""Muon for the weight matrices of blocks, stem and query pool, AdamW for everything else, one schedule for both."""
 
 from dataclasses import dataclass
 
@@ -68,10 +68,10 @@ class Optimizers:
 
 
 def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Whitening | None = None) -> Optimizers:
-    """Muon on the two-dimensional weights inside `blocks` and `stem`, the maps between features that it is made for
-    (Jordan et al. 2024, kellerjordan.github.io/posts/muon), and on the patch projection where `whitening` makes its
-    inputs such features; AdamW (arXiv:1711.05101) on the rest, and on all without muon_lr. Weight decay: of what is
-    Muon's.
+    """Muon on the two-dimensional weights inside `blocks` and `stem` and on the query pool's keys and values, the maps
+    between features that it is made for (Jordan et al. 2024, kellerjordan.github.io/posts/muon), and on the patch
+    projection where `whitening` makes its inputs such features; AdamW (arXiv:1711.05101) on the rest, and on all
+    without muon_lr. Weight decay: of what is Muon's.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     whitened = None
@@ -91,7 +91,8 @@ def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Wh
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
-    return name.startswith(("blocks.", "patch_embed.", "stem.")) and parameter.ndim == 2
+    maps = ("blocks.", "patch_embed.", "stem.", "query_pool.key.", "query_pool.value.")
+    return name.startswith(maps) and parameter.ndim == 2
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
