@@ -257,11 +257,52 @@ def test_every_store_gives_the_same_batches(celeba, device):
 
 
 def test_decoding_up_front_tells_how_far_it_is(celeba):
-    for store in ("device", "memory"):
-        seen: list[tuple[int, int]] = []
-        ImageStore(read_celeba(celeba, "train"), CPU, store, lambda *counts, to=seen: to.append(counts))
-        assert seen == sorted(seen)
-        assert seen[-1] == (24, 24)
+    seen: list[tuple[int, int]] = []
+    ImageStore(read_celeba(celeba, "train"), CPU, "device", lambda *counts: seen.append(counts))
+    assert seen == sorted(seen)
+    assert seen[-1] == (24, 24)
+
+
+class Preloading(Numbered):
+    """Preloads nothing, one image after the other, each when the test says so; the third is damaged."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.may, self.num_read = threading.Semaphore(0), 0
+
+    def preload(self, on_progress):
+        for number in range(6):
+            assert self.may.acquire(timeout=60)
+            if number == 2:
+                raise VitpeError("image 2 is damaged")
+            self.num_read = number + 1
+            on_progress(number + 1, 6)
+
+
+def test_images_are_read_into_memory_while_training_on_others_has_begun():
+    samples = Preloading()
+    batches = Batches(ImageStore(samples, CPU, "memory"), CROP, 2)
+    assert indices(*batches.once()) == list(range(6))
+    assert samples.num_read == 0
+    samples.may.release(3)
+    with pytest.raises(VitpeError, match="image 2 is damaged"):
+        for _ in range(1000):
+            list(batches.once())
+            time.sleep(0.01)
+    batches.store.close()
+
+
+def test_a_closed_store_reads_no_further():
+    samples = Preloading()
+    store = ImageStore(samples, CPU, "memory")
+    closing = threading.Thread(target=store.close)
+    closing.start()
+    closing.join(timeout=0.2)
+    assert closing.is_alive()
+    samples.may.release(1)
+    closing.join(timeout=60)
+    assert not closing.is_alive()
+    assert samples.num_read == 1
 
 
 @pytest.mark.parametrize(

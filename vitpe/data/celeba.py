@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,9 @@ from vitpe.files import stamp_at
 _SPLIT_CODES: Final = {"0": "train", "1": "valid", "2": "test"}
 _FOLDERS: Final = ("", "Anno", "Eval", "Img", "celeba", "img_align_celeba")
 _IMAGE_FOLDERS: Final = ("img_align_celeba", "img_align_celeba_png")
+_HIDDEN: Final = re.compile(r"(?:^|[/\\])(?:\.|__MACOSX(?:[/\\]|\Z))")
+_IN_IMAGE_FOLDER: Final = re.compile(rf"(?:^|[/\\])(?:{'|'.join(_IMAGE_FOLDERS)})[/\\][^/\\]*\Z")
+"""Paths in an archive, which some programs write with backslashes."""
 _LAYOUT_HINT: Final = (
     "expected img_align_celeba.zip or img_align_celeba/, with list_attr_celeba.txt and list_eval_partition.txt"
     " (or Kaggle's .csv) beside it or under Anno/ and Eval/"
@@ -43,7 +47,8 @@ class CelebAFolder:
         nowhere. VitpeError when it is there twice.
         """
         found = self._members.get(_stem(name), ())
-        found = [member for member in found if _base(member) == name] or found
+        if len(found) > 1:
+            found = [member for member in found if _base(member) == name] or found
         if len(found) > 1:
             raise VitpeError(
                 f"{self.files.path} has {name} more than once: {', '.join(found[:3])}", "keep one file for each image"
@@ -145,7 +150,8 @@ def read_celeba(folder: Path, split: str, stored_size: tuple[int, int] = SIZE) -
         raise VitpeError(f"{found.attributes_file} has no row for {missing}", "use the complete file")
     labels = table[[rows[stem] for stem in stems]]
     notes = []
-    if renamed := [name for name in present if _base(members[name]) != name]:
+    # A member that ends so is called so: it has the name's stem.
+    if renamed := [name for name in present if not members[name].endswith(name)]:
         first = f"{members[renamed[0]]} for {renamed[0]}"
         notes.append(f"{len(renamed):,} images have other suffixes than in {found.partition_file}: {first}, …")
     taken = [members[name] for name in present]
@@ -174,17 +180,12 @@ def _image_places(images: Path) -> tuple[Path, Path, Path]:
 def _image_names(names: Iterable[str]) -> list[str]:
     """Those of images, without what macOS adds to folders and archives (__MACOSX/._000001.jpg)."""
     read = tuple(suffixes())  # of 200,000 names, faster than one by one
-    return [name for name in names if name.lower().endswith(read) and not any(map(_is_hidden, _parts(name)))]
-
-
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
+    return [name for name in names if name.lower().endswith(read) and not _HIDDEN.search(name)]
 
 
 def _published(members: list[str]) -> list[str]:
     """Those in a folder of the published name, where there is one: archives also hold samples and thumbnails."""
-    inside = [member for member in members if _parts(member)[-2:-1] in ([name] for name in _IMAGE_FOLDERS)]
-    return inside or members
+    return list(filter(_IN_IMAGE_FOLDER.search, members)) or members
 
 
 def _parts(member: str) -> list[str]:

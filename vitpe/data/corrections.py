@@ -57,6 +57,10 @@ class RelabelledSamples(Samples):
     def preload(self, on_progress: OnProgress | None = None) -> None:
         self._samples.preload(on_progress)
 
+    @property
+    def reads_anywhere(self) -> bool:
+        return self._samples.reads_anywhere
+
 
 def choose_attributes(samples: Samples, wanted: Sequence[str]) -> Samples:
     """The samples with the labels of these attributes alone, in this order; UsageError for one that there is not."""

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class EncodedImages(Protocol):
     """Encoded images, each by what this kind of files knows it by: a name, or a number. Safe for threads."""
 
     path: Path
+    reads_anywhere: ClassVar[bool]
+    """Whether one image can be read as fast as all in their order."""
 
     def read(self, member: Any, /) -> bytes:
         """The encoded image; VitpeError saying where it is when it cannot be read."""
@@ -74,7 +76,8 @@ class FileSamples(Samples):
         self._remarks = Remarks()
         self._files = files
         self._members = members
-        self._encoded: list[bytes] | None = None
+        self._encoded: list[bytes | None] = []
+        """Of each image what `preload` has read so far; empty before."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,13 +118,16 @@ class FileSamples(Samples):
         return sum(self._files.size(member) for member in self._members)
 
     def preload(self, on_progress: OnProgress | None = None) -> None:
-        encoded = []
-        for member in self._members:
-            encoded.append(self._files.read(member))
+        self._encoded = [None] * len(self._members)
+        for index, member in enumerate(self._members):
+            self._encoded[index] = self._files.read(member)
             if on_progress is not None:
-                on_progress(len(encoded), len(self._members))
-        self._encoded = encoded
+                on_progress(index + 1, len(self._members))
         self._files.release()
+
+    @property
+    def reads_anywhere(self) -> bool:
+        return self._files.reads_anywhere
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """(len(indices), 3, height, width) RGB; VitpeError naming the file for an image that cannot be decoded."""
@@ -135,7 +141,8 @@ class FileSamples(Samples):
         return map(self._pixels, indices)
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
-        data = self._encoded[index] if self._encoded is not None else self._files.read(self._members[index])
+        data = self._encoded[index] if self._encoded else None
+        data = self._files.read(self._members[index]) if data is None else data
         tell = self._remarks.about(self.names[index])
         try:
             return crop_and_resize(decode(data, tell), self.stored_size)

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from vitpe.errors import VitpeError
 from vitpe.files import read_bounded
@@ -156,6 +156,8 @@ def _walk(folder: Path) -> Iterator[str]:
 
 class FolderFiles:
     """Encoded images in a folder, by name relative to it."""
+
+    reads_anywhere: ClassVar = True
 
     def __init__(self, folder: Path) -> None:
         self.path = folder

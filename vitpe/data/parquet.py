@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class ParquetFiles:
     Rows are read from the beginning of their row group, a few megabytes at a time: quick in order, slow at random, and
     in constant memory either way.
     """
+
+    reads_anywhere: ClassVar = False
 
     def __init__(self, root: Path, shards: Sequence[Shard]) -> None:
         """Reads the shards' last pages, which say what they hold; VitpeError naming the first that cannot be read."""

@@ -51,7 +51,14 @@ class Samples(ABC):
         return None
 
     def preload(self, on_progress: OnProgress | None = None) -> None:  # noqa: B027
-        """Read every file into memory, still encoded; nothing is to be done where images are drawn."""
+        """Read every file into memory, still encoded; nothing is to be done where images are drawn. Images can be read
+        meanwhile, by other threads.
+        """
+
+    @property
+    def reads_anywhere(self) -> bool:
+        """Whether one image can be read as fast as all in their order."""
+        return True
 
 
 def fingerprint(splits: Iterable[Samples]) -> str:

@@ -1,5 +1,6 @@
 """Where a split's images are kept until they are cropped: decoded on the device, encoded in memory, or on disk."""
 
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,17 +31,25 @@ class ImageStore:
     def __init__(
         self, samples: Samples, device: torch.device, where: str = "auto", on_progress: OnProgress | None = None
     ) -> None:
-        """Reads, decodes or draws what is kept, which may take minutes. where: "auto" for what fits."""
+        """Decodes or draws what is kept, which may take minutes, or begins to read it. where: "auto" for what fits."""
         use_torchvision()
         self.samples, self.device = samples, device
         self.where = choose_store(samples, device) if where == "auto" else where
         self._labels = torch.from_numpy(samples.labels).to(device)
         self._decoded = _decode_all(samples, device, on_progress) if self.where == "device" else None
-        if self.where == "memory":
+        self._preloading: _Preloading | None = None
+        if self.where == "memory" and samples.reads_anywhere:
+            self._preloading = _Preloading(samples)
+        elif self.where == "memory":
             samples.preload(on_progress)
 
     def __len__(self) -> int:
         return len(self.samples.names)
+
+    def close(self) -> None:
+        """Read no further."""
+        if self._preloading is not None:
+            self._preloading.close()
 
     def crop(
         self,
@@ -52,7 +61,11 @@ class ImageStore:
     ) -> tuple[Tensor, Tensor]:
         """Images (B, 3, *size) uint8 and labels (B, A), both on the device: of each index the crop of that size at
         (top, left), mirrored where `flip` says. Copies to a GPU go on in the current stream.
+
+        VitpeError naming the file for an image that cannot be read, be it one of these or of those read meanwhile.
         """
+        if self._preloading is not None:
+            self._preloading.check()
         places = send(torch.from_numpy(np.stack([indices, top, left, flip])), self.device)
         if self._decoded is not None and self.device.type != "cpu":
             return crop_on_device(self._decoded, places, size), self._labels[places[0]]
@@ -71,6 +84,42 @@ class ImageStore:
             return self.samples.read_each(indices.tolist())
         decoded = self._decoded.numpy()
         return (decoded[index] for index in indices)
+
+
+class _Preloading:
+    """Reads all of a split into memory by a thread, while training on what it needs first has begun."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._error: Exception | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="vitpe-preload", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._samples.preload(self._go_on)
+        except _Closed:
+            pass
+        except Exception as error:
+            self._error = error
+
+    def _go_on(self, _done: int, _total: int) -> None:
+        if self._closed.is_set():
+            raise _Closed
+
+    def check(self) -> None:
+        """Raises what ended the thread."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+
+class _Closed(Exception):
+    """What is left need not be read."""
 
 
 def _decode_all(samples: Samples, device: torch.device, on_progress: OnProgress | None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -76,6 +76,8 @@ def image_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 class ShardImages:
     """The images of some archives, by number; where each one lies is three numbers and its name."""
+
+    reads_anywhere: ClassVar = True
 
     def __init__(self, root: Path) -> None:
         self.path = root

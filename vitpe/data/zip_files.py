@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 from vitpe.data import image_files
 from vitpe.errors import VitpeError
@@ -23,6 +24,8 @@ _MIN_LZMA_DICTIONARY = 1 << 12
 
 class ZipFiles:
     """Encoded images in a zip archive, by member name. Safe for threads."""
+
+    reads_anywhere: ClassVar = True
 
     def __init__(self, archive: Path) -> None:
         self.path = archive
@@ -77,25 +80,30 @@ class ZipFiles:
         """The member's bytes as they are stored: behind its own header, whose name and extra field may differ in length
         from the index's. zipfile would inflate without a bound, and takes twenty times as long to begin.
         """
-        header = self._read_at(info.header_offset, _HEADER.size)
-        signature, name_length, extra_length = _HEADER.unpack(header)
+        name_and_extra = len(info.orig_filename) + len(info.extra)  # as a rule: one call then reads all
+        block = self._read_at(info.header_offset, _HEADER.size + name_and_extra + info.compress_size)
+        if len(block) < _HEADER.size:
+            raise VitpeError("the archive ends within it")
+        signature, name_length, extra_length = _HEADER.unpack_from(block)
         if signature != _SIGNATURE:
             raise VitpeError("Bad magic number for file header")
-        start = info.header_offset + _HEADER.size + name_length + extra_length
-        return self._read_at(start, info.compress_size)
+        start = _HEADER.size + name_length + extra_length
+        data = block[start : start + info.compress_size]
+        if len(data) < info.compress_size:
+            data = self._read_at(info.header_offset + start, info.compress_size)
+        if len(data) < info.compress_size:
+            raise VitpeError("the archive ends within it")
+        return data
 
     def _read_at(self, start: int, count: int) -> bytes:
+        """Fewer at the archive's end."""
         file = self._zip.fp
         assert file is not None
         if hasattr(os, "pread"):
-            data = os.pread(file.fileno(), count, start)
-        else:
-            with self._zip._lock:  # type: ignore[attr-defined]
-                file.seek(start)
-                data = file.read(count)
-        if len(data) < count:
-            raise VitpeError("the archive ends within it")
-        return data
+            return os.pread(file.fileno(), count, start)
+        with self._zip._lock:  # type: ignore[attr-defined]
+            file.seek(start)
+            return file.read(count)
 
 
 @lru_cache(maxsize=2)

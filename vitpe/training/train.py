@@ -122,7 +122,11 @@ def train(
             told = {*train_samples.notes, *valid_samples.notes}
             with workers.doing("preparing images"):
                 batches = _open_batches(config, (train_samples, valid_samples), groups, trainer, context)
-            trainer.run(*batches)
+            try:
+                trainer.run(*batches)
+            finally:
+                for part in filter(None, batches):
+                    part.store.close()
             for note in (*train_samples.notes, *valid_samples.notes):
                 if note not in told:
                     reporter.note(note)  # of images, now that they were read
