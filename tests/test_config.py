@@ -50,7 +50,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
 data_configs = st.builds(
     DataConfig,
     data=text,
-    labels=st.none() | text,
+    labels=st.none() | st.lists(text).map(tuple),
     num_train=st.none() | count,
     num_valid=st.none() | count,
     store=st.sampled_from(["auto", "device", "memory", "disk"]),
@@ -174,3 +174,9 @@ def test_presets_are_named_and_an_unknown_one_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown preset 'huge'") as caught:
         RunConfig.from_preset("huge")
     assert all(name in caught.value.hint for name in PRESETS)
+
+
+def test_one_table_of_labels_as_earlier_versions_wrote_it():
+    changed = with_values(RunConfig(), {"data.data": "photos", "data.labels": "a.csv"})
+    assert changed.data.labels == ("a.csv",)
+    assert with_values(changed, {"data.labels": ["a.csv", "b.csv"]}).data.labels == ("a.csv", "b.csv")

@@ -104,7 +104,8 @@ class ModelConfig:
 class DataConfig:
     """Where images and labels come from, and how a training image is varied.
 
-    data: "drawn_faces", or a folder. labels: a CSV for folders that are not CelebA's.
+    data: "drawn_faces", or a folder. labels: CSVs, or folders of them, for images
+    that are not CelebA's.
     num_train, num_valid: how many faces to draw; None takes all images of a folder's split.
     store: where images wait: decoded on the "device", encoded in "memory", on "disk", or "auto".
     flip: mirror every other training image; None for yes, unless an attribute's name tells left from right.
@@ -112,7 +113,7 @@ class DataConfig:
     """
 
     data: str = DRAWN_FACES
-    labels: str | None = None
+    labels: tuple[str, ...] | None = None
     num_train: Annotated[int | None, _NUM_IMAGES] = None
     num_valid: Annotated[int | None, _NUM_IMAGES] = None
     store: Literal["auto", "device", "memory", "disk"] = "auto"
@@ -126,7 +127,7 @@ class DataConfig:
         check_bounds(self)
         require(
             self.labels is None or self.data != DRAWN_FACES,
-            f"--labels {self.labels} without --data",
+            f"--labels {', '.join(self.labels or ())} without --data",
             "name the folder of the images: --data FOLDER",
         )
         chosen = () if self.attributes is None else self.attributes

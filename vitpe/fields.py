@@ -142,6 +142,8 @@ def _convert(kind: Any, value: Any, source: Path | str, key: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         any_length = args[-1] is Ellipsis
+        if any_length and args[0] is str and isinstance(value, str):  # one, as earlier versions wrote it
+            value = [value]
         whole = isinstance(value, list) and (any_length or len(value) == len(args))
         expect(whole and not any(isinstance(item, list | dict) for item in value), _list_of(args))
         kinds = [args[0]] * len(value) if any_length else args

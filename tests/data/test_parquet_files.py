@@ -305,7 +305,7 @@ def test_wrong_rows_are_named(celeba, tmp_path):
     assert broken("image", 5, None) == f"{where} 5 has no image"
     assert broken("image", 5, {"bytes": None, "path": "gone.jpg"}).startswith(f"{where} 5: cannot read gone.jpg")
     assert broken("image", 7, {"bytes": b"no image", "path": None}).startswith(f"{where} 7: not an image")
-    assert "and -1 in" not in broken("Red", 0, -1) and "Red is 0 in" in broken("Red", 0, -1)
+    assert broken("Red", 0, -1) == f"{tmp_path / 'valid.parquet'}: Red is 0 in row 2 and -1 in row 0"
 
 
 def test_files_that_do_not_go_together(celeba, tmp_path):

@@ -41,7 +41,7 @@ def write_labels(folder: Path, celeba: Path, header: str = "Red", shuffled: int 
 
 
 def sample_of(data: Path, labels: Path | None = None, count: int = 10, seed: int = 0, split: str = "train"):
-    config = DataConfig(str(data), None if labels is None else str(labels), num_train=count, num_valid=count)
+    config = DataConfig(str(data), None if labels is None else (str(labels),), num_train=count, num_valid=count)
     return open_samples(config, split, SIZE, seed)
 
 
@@ -51,7 +51,7 @@ def test_fewer_images_are_a_sample_of_all(celeba, tmp_path):
     assert list(samples.names) == sorted(samples.names)
     assert 2 <= samples.labels.sum() <= 8
     assert samples.notes == ("10 of 30 train images: a random sample, the same for seed 0",)
-    whole = open_samples(DataConfig(str(tmp_path / "faces"), str(labels)), "train", SIZE)
+    whole = open_samples(DataConfig(str(tmp_path / "faces"), (str(labels),)), "train", SIZE)
     known = dict(zip(whole.names, whole.labels.tolist(), strict=True))
     assert [known[name] for name in samples.names] == samples.labels.tolist()
     index = list(whole.names).index(samples.names[3])

@@ -234,15 +234,15 @@ def test_wrong_samples_are_named(celeba, tmp_path):
         change(files)
         return refusal(pack(tmp_path / "valid.tar", files))
 
-    where = f"{tmp_path / 'valid.tar'}: 000027"
+    where, image = f"{tmp_path / 'valid.tar'}: 000027", f"{tmp_path / 'valid.tar'}, 000027.jpg"
     labels = dict.fromkeys(COLOURS, 0)
     put = lambda at, name, data: lambda files: files.__setitem__(at, (name, data))  # noqa: E731
     assert broken(lambda files: files.pop(4)) == f"{where} has no image"
     assert broken(lambda files: files.pop(5)) == f"{where} has no labels"
     assert broken(put(5, "000027.json", b"{")).startswith(f"{where}.json cannot be read: ")
     assert broken(put(5, "000027.json", b"[1]")) == f"{where}.json is no object of names and values"
-    assert broken(put(5, "000027.json", json.dumps(labels | {"Red": 7}).encode())).startswith(f"{where}.jpg: Red is")
-    assert broken(put(5, "000027.json", json.dumps(labels | {"Red": None}).encode())) == f"{where}.jpg: Red is empty"
+    assert broken(put(5, "000027.json", json.dumps(labels | {"Red": 7}).encode())).startswith(f"{image}: Red is 7")
+    assert broken(put(5, "000027.json", json.dumps(labels | {"Red": None}).encode())) == f"{image}: Red is empty"
     assert f"{where} has no Red" in broken(put(5, "000027.json", b'{"Green": 1, "Blue": 1, "Bright": 1}'))
     assert f"{where} has More" in broken(put(5, "000027.json", json.dumps(labels | {"More": 1}).encode()))
     assert broken(put(4, "000027.jpg", b"no image")).startswith(f"{where}.jpg: not an image")

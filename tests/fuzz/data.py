@@ -110,7 +110,7 @@ class Bench:
             self._open(DataConfig(str(self._celeba)), f"{what}, {name}", "list", tally)
         else:
             self._labels.write_bytes(data)
-            config = DataConfig(str(self._photos), str(self._labels), num_train=3)
+            config = DataConfig(str(self._photos), (str(self._labels),), num_train=3)
             self._open(config, f"{what}, {name}", "table", tally)
 
     def open_dataset(self, name: str, data: bytes, what: str, tally: Tally) -> None:

@@ -19,7 +19,7 @@ from vitpe.cli.options import (
 from vitpe.errors import UsageError
 
 EXAMPLES = (
-    "vitpe eval\nvitpe eval runs --sort lift --report report.html\n"
+    "vitpe eval\nvitpe eval runs --sort lift --report report.png\n"
     "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference\n"
     "vitpe eval runs --by Male --sort gap --answers answers.csv\n"
     "vitpe eval --from-answers answers.csv --by Blond_Hair,Male"
@@ -65,7 +65,7 @@ def evaluate(
             help="Score groups of images: Male, or Male,Young (their product), or Male=1 (these images only).",
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a report to this file: .html, .png.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
     suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
     answers: Annotated[
         Path | None,
@@ -120,7 +120,7 @@ def evaluate(
     from vitpe.outputs import check_new, check_output
 
     if report is not None:
-        check_output(report, (".png", ".html"), "--report")
+        check_output(report, ".png", "--report")
     if suspects is not None:
         check_new(suspects, ".csv", "--suspects")
     if answers is not None:

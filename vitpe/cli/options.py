@@ -60,7 +60,10 @@ _CHECKPOINT = "A checkpoint, or a run's folder (its best checkpoint)."
 Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT)]
 Checkpoints = Annotated[list[Path] | None, typer.Argument(help=_CHECKPOINT, show_default=str(DEFAULT_RUN))]
 Labels = Annotated[
-    Path | None, typer.Option(help="CSV with image paths and 0/1 columns, for images other than CelebA.")
+    list[Path] | None,
+    typer.Option(
+        metavar="CSV", help="Image paths and 0/1 columns, for images other than CelebA; several files, or a folder."
+    ),
 ]
 Relabel = Annotated[Path | None, typer.Option(help="CSV of corrected labels: image,attribute,value.")]
 Init = Annotated[
@@ -104,7 +107,7 @@ Precision = Annotated[
 def _at_home(value: Any) -> Any:
     if isinstance(value, str | Path):
         return type(value)(os.path.expanduser(value))  # noqa: PTH111 - a Path raises for a user whom it does not find
-    return value
+    return [_at_home(each) for each in value] if isinstance(value, list) else value
 
 
 def recipe_default(name: str) -> str:

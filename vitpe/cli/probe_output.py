@@ -19,7 +19,7 @@ PICTURE = "pe_probe.png"
 
 
 def plan_probe(
-    paths: Sequence[Path], data: str | None, labels: Path | None, num_checkpoints: int, out: Path
+    paths: Sequence[Path], data: str | None, labels: Sequence[Path] | None, num_checkpoints: int, out: Path
 ) -> EvalPlan:
     """What is to be run: the run's best checkpoint, or so many of its history. Raises at once what would stop it later.
 

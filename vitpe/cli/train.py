@@ -84,7 +84,7 @@ def train(
     grid = check_init(init, init_grid, resume)
     given = {
         "data.data": data,
-        "data.labels": None if labels is None else str(labels),
+        "data.labels": [str(path) for path in labels] if labels else None,
         "data.relabel": None if relabel is None else str(relabel),
         "data.attributes": names_of(attributes),
         "data.num_train": num_train,

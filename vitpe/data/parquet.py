@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vitpe.data.file_samples import FileSamples, size_note
 from vitpe.data.image_files import MAX_BYTES
-from vitpe.data.label_columns import NO_ATTRIBUTES, NULL, OTHER, LabelColumns, choose_columns, left_out_note, plain
+from vitpe.data.label_columns import MANY, Column, LabelColumns, Vocabulary, choose_columns, plain
 from vitpe.data.label_table import Splits
 from vitpe.data.labelled_csv import PATH_COLUMNS, SPLIT_COLUMNS, split_of
 from vitpe.data.shards import Shard, Shards, find_shards
@@ -81,8 +81,12 @@ class ParquetFiles:
 
     def where(self, row: int) -> str:
         """File and row, for messages."""
+        return ", ".join(map(str, self.place(row)))
+
+    def place(self, row: int) -> tuple[Path, str]:
+        """The file, and the row in it."""
         opened, inner = self.locate(row)
-        return f"{opened.shard.path}, row {inner}"
+        return opened.shard.path, f"row {inner}"
 
     def name(self, row: int) -> str:
         """What records call the image: "train-00000-of-00019.parquet#17"."""
@@ -265,7 +269,7 @@ def read_parquet(data: Path, split: str, stored_size: tuple[int, int]) -> FileSa
     if splits is not None and not len(rows):
         counts = ", ".join(f"{np.count_nonzero(splits == name):,} {name}" for name in ("train", "valid", "test"))
         raise VitpeError(f"{shards.root} has no image of the {split} split ({counts})", "use more rows")
-    notes = [*filter(None, (left_out_note(table.left_out), note, size_note(files, int(rows[0]))))]
+    notes = [*table.notes(shards.root), *filter(None, (note, size_note(files, int(rows[0]))))]
     samples = FileSamples(
         "parquet", table.attributes, names, table.labels, stored_size, files, range(len(names)), tuple(notes)
     )
@@ -331,25 +335,29 @@ def _labels(files: ParquetFiles) -> LabelColumns:
                 "use files of one dataset alone",
             )
 
-    def value_of(row: int, column: int) -> Any:
-        opened, inner = files.locate(row)
-        return _column(opened, names[column])[inner].as_py()
-
-    values = np.concatenate([_values(opened, names) for opened in files.opened])
-    columns = choose_columns(first.shard.path, names, values, files.where, value_of)
+    vocabularies = [Vocabulary() for _ in names]
+    parts = [
+        [_codes(values, known) for values, known in zip(_columns(opened, names), vocabularies, strict=True)]
+        for opened in files.opened
+    ]
+    found = [
+        Column(name, [*known], np.concatenate(codes))
+        for name, known, codes in zip(names, vocabularies, zip(*parts, strict=True), strict=True)
+    ]
+    columns = choose_columns(first.shard.path, found, files.place, strict=False)
     taken = {name.split(".")[0] for name in names} | {first.image}
-    rest_of_it = {each.name: _kind(str(each.type)) for each in first.schema if each.name not in taken}
+    rest_of_it = {each.name: str(each.type)[:40] for each in first.schema if each.name not in taken}
     split = _split_column(first)
     return replace(columns, left_out={k: v for k, v in (rest_of_it | columns.left_out).items() if k != split})
 
 
 def _candidates(opened: _OpenShard) -> list[str]:
-    """Columns of booleans and whole numbers; those within a struct as "struct.name"."""
+    """Columns of booleans, numbers and text; of those within a struct booleans and numbers, as "struct.name"."""
     types, found = _arrow().types, []
     for field in opened.schema:
-        if field.name == opened.image or plain(field.name) in (*SPLIT_COLUMNS, *NO_ATTRIBUTES):
+        if field.name == opened.image or plain(field.name) in SPLIT_COLUMNS:
             continue
-        if _is_label(field.type):
+        if _is_label(field.type) or _is_text(field.type):
             found.append(field.name)
         elif types.is_struct(field.type) and field.type.num_fields:
             inner = list(field.type)
@@ -358,21 +366,18 @@ def _candidates(opened: _OpenShard) -> list[str]:
     return found
 
 
-def _values(opened: _OpenShard, names: Sequence[str]) -> NDArray[np.int8]:
-    """(rows, columns): 1, 0, -1, OTHER or NULL."""
-    columns = [_codes(values) for values in _columns(opened, names)]
-    return np.stack(columns, axis=1) if columns else np.empty((opened.num_rows, 0), dtype=np.int8)
-
-
-def _codes(values: Any) -> NDArray[np.int8]:
-    is_null = values.is_null().to_numpy(zero_copy_only=False)
-    numbers = (values.drop_null() if values.null_count else values).to_numpy(zero_copy_only=False)
-    codes = np.full(len(numbers), OTHER, dtype=np.int8)
-    for value in (0, 1) if numbers.dtype.kind in "bu" else (-1, 0, 1):
-        codes[numbers == value] = value
-    out = np.full(len(values), NULL, dtype=np.int8)
-    out[~is_null] = codes
-    return out
+def _codes(values: Any, known: Vocabulary) -> NDArray[np.uint8]:
+    """(rows,) the number of each value; those of all files have one vocabulary."""
+    if not _arrow().types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    num = len(values.dictionary)
+    numbers = np.full(num + 1, MANY, dtype=np.uint8)
+    for index, value in enumerate(values.dictionary[: MANY + 1].to_pylist()):
+        numbers[index] = known[value]
+    if values.indices.null_count:
+        numbers[num] = known[None]
+    codes: NDArray[np.uint8] = numbers[values.indices.fill_null(num).to_numpy(zero_copy_only=False)]
+    return codes
 
 
 def _column(opened: _OpenShard, name: str) -> Any:
@@ -432,11 +437,14 @@ def _is_image(kind: Any) -> bool:
 
 def _is_label(kind: Any) -> bool:
     types = _arrow().types
-    return bool(types.is_boolean(kind) or types.is_integer(kind))
+    return bool(types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind))
 
 
-def _kind(arrow_type: str) -> str:
-    return "text" if "string" in arrow_type else "numbers" if arrow_type[:3] in ("int", "uin") else arrow_type[:40]
+def _is_text(kind: Any) -> bool:
+    types = _arrow().types
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _reason(error: Exception) -> str:

@@ -71,6 +71,11 @@ class Shards:
         return f"{why}: a hash of each image's name gives 80 % train, 10 % valid, 10 % test"
 
 
+def split_in(name: str) -> str | None:
+    """Of a path: what its last part tells that tells any."""
+    return next((split for part in reversed(name.split("/")) if (split := _split_of(part)) is not None), None)
+
+
 def expand_braces(pattern: str) -> list[str]:
     """ "train-{000..019}.tar" → twenty names; also {a,b}, and braces within braces. UsageError for too many."""
     if pattern.count("{") > _MAX_BRACES:
@@ -143,7 +148,7 @@ def find_shards(data: Path, suffixes: Sequence[str]) -> Shards:
     check_folder(data, "choose a folder that you may read")
     root = _snapshot(data)
     names = sorted(_below(root, suffixes))
-    return _checked(Shards(root, tuple(Shard(root / name, name, _split_in(name)) for name in names)))
+    return _checked(Shards(root, tuple(Shard(root / name, name, split_in(name)) for name in names)))
 
 
 def _checked(shards: Shards) -> Shards:
@@ -194,11 +199,6 @@ def _below(folder: Path, suffixes: Sequence[str], prefix: str = "", depth: int =
     if depth < _MAX_DEPTH:
         for name in inner:
             yield from _below(folder / name, suffixes, f"{prefix}{name}/", depth + 1)
-
-
-def _split_in(name: str) -> str | None:
-    """Of a path: what its last part tells that tells any."""
-    return next((split for part in reversed(name.split("/")) if (split := _split_of(part)) is not None), None)
 
 
 def _split_of(name: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +37,22 @@ def _drawn_faces(_: DataConfig, part: _Part) -> Samples:
 def _labelled_csv(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.labelled_csv import read_labelled_csv
 
-    samples = read_labelled_csv(Path(config.data), Path(str(config.labels)), part.split, part.stored_size)
+    labels = [Path(path) for path in config.labels or ()]
+    samples = read_labelled_csv(Path(config.data), labels, part.split, part.stored_size)
     return samples.sample(part.split, part.limit, part.seed)
+
+
+def _is_fairface(config: DataConfig) -> bool:
+    from vitpe.data.labelled_csv import fairface_tables
+
+    return config.labels is None and bool(fairface_tables(Path(config.data)))
+
+
+def _fairface(config: DataConfig, part: _Part) -> Samples:
+    from vitpe.data.labelled_csv import fairface_tables
+
+    tables = tuple(map(str, fairface_tables(Path(config.data))))
+    return _labelled_csv(replace(config, labels=tables), part)
 
 
 def _is_webdataset(config: DataConfig) -> bool:
@@ -62,7 +76,7 @@ def _webdataset(config: DataConfig, part: _Part) -> Samples:
 def _refuse_labels(config: DataConfig) -> None:
     if config.labels is not None:
         raise UsageError(
-            f"--labels {config.labels} for {config.data}, which holds its own labels", "leave out --labels"
+            f"--labels {config.labels[0]} for {config.data}, which holds its own labels", "leave out --labels"
         )
 
 
@@ -120,6 +134,7 @@ _SOURCES: Final[tuple[tuple[Callable[[DataConfig], bool], Callable[[DataConfig, 
     (_is_webdataset, _webdataset),
     (_is_celebamask_hq, _celebamask_hq),
     (_is_lfwa, _lfwa),
+    (_is_fairface, _fairface),
     (lambda config: config.labels is not None, _labelled_csv),
     (lambda config: True, _celeba),
 )
@@ -178,7 +193,7 @@ def describe(splits: Mapping[str, Samples]) -> str:
 def check_source(config: DataConfig, img_size: tuple[int, int]) -> None:
     """Raise at once what `open_samples` would where there is nothing of that name; what is there is not read."""
     there = config.data == DRAWN_FACES or is_there(config.data)
-    if not there or not (config.labels is None or os.path.lexists(config.labels)):
+    if not there or not all(map(os.path.lexists, config.labels or ())):
         open_samples(config, "train", img_size)
     if config.relabel is not None:
         from vitpe.data.corrections import read_corrections

@@ -12,15 +12,15 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from vitpe.data.file_samples import FileSamples, size_note
-from vitpe.data.label_columns import NO_ATTRIBUTES, NULL, OTHER, LabelColumns, choose_columns, left_out_note, plain
+from vitpe.data.label_columns import Column, LabelColumns, Other, Vocabulary, choose_columns
 from vitpe.data.labelled_csv import split_of
 from vitpe.data.shards import Shard, find_shards
 from vitpe.data.tar_files import SUFFIXES, Member, members, read_part
 from vitpe.errors import VitpeError
+from vitpe.text import brief
 
 IMAGES: Final = ("jpg", "jpeg", "png", "webp")
 _LABELS: Final = ("json", "cls")
-_CODES: Final = {1: 1, 0: 0, -1: -1, None: NULL}
 _MAX_LABEL_BYTES: Final = 1_000_000
 _LACKS: Final = "each image needs KEY.json with all of its labels, or KEY.cls"
 
@@ -55,7 +55,7 @@ def read_webdataset(data: Path, split: str, stored_size: tuple[int, int]) -> Fil
     if not len(rows):
         raise VitpeError(f"{shards.root} has no image of the {split} split: {len(names):,} in all", "use more images")
     others = ", ".join(f"{count:,} .{kind}" for kind, count in images.others.most_common(5))
-    notes = [left_out_note(table.left_out), f"files that are not read: {others}" if others else None, note]
+    notes = [*table.notes(shards.root), f"files that are not read: {others}" if others else None, note]
     notes.append(size_note(images, rows[0]))
     told = tuple(line for line in notes if line is not None)
     found = FileSamples(
@@ -129,7 +129,11 @@ class ShardImages:
 
     def where(self, number: int) -> str:
         """The image, for messages."""
-        return f"{self._shards[self._places[3 * number]].path}: {self._members[number]}"
+        return ": ".join(map(str, self.place(number)))
+
+    def place(self, number: int) -> tuple[Path, str]:
+        """The archive, and the image's name in it."""
+        return self._shards[self._places[3 * number]].path, self._members[number]
 
     @property
     def shard(self) -> Shard:
@@ -145,8 +149,9 @@ class _Labels:
     """The labels of all images so far, column by column as the first image has them."""
 
     names: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    _cells: "array[int]" = field(default_factory=lambda: array("b"))
+    _vocabularies: list[Vocabulary] = field(default_factory=list)
+    _codes: "array[int]" = field(default_factory=lambda: array("B"))
+    _known: set[str] = field(default_factory=set)
     _first: str = ""
 
     def append(self, images: ShardImages, key: str, files: dict[str, Member]) -> None:
@@ -169,35 +174,37 @@ class _Labels:
         if not self._first:
             self._begin(found, where)
         values = _flat(found)
-        for name in self.names:
-            if name not in values:
-                raise VitpeError(f"{where} has no {name}, as {self._first} has", _LACKS)
-        if len(values) > len(self.names) and (more := [n for n, v in values.items() if _is_strange(n, v, self)]):
-            raise VitpeError(f"{where} has {more[0][:100]}, which {self._first} has not", _LACKS)
+        if values.keys() != self._known:
+            for name, value in values.items():
+                if name not in self._known and _is_number(value):
+                    raise VitpeError(f"{where} has {name[:100]}, which {self._first} has not", _LACKS)
+            for name in self.names:
+                if name not in values and self._holds_numbers(name):
+                    raise VitpeError(f"{where} has no {name}, as {self._first} has", _LACKS)
+        cells = [values.get(name) for name in self.names]
         try:
-            self._cells.extend([_CODES.get(values[name], OTHER) for name in self.names])
+            self._codes.extend([known[cell] for known, cell in zip(self._vocabularies, cells, strict=True)])
         except TypeError:  # a list, which is no key
-            self._cells.extend([_code(values[name]) for name in self.names])
+            self._codes.extend([known[_hashable(cell)] for known, cell in zip(self._vocabularies, cells, strict=True)])
 
     def _begin(self, found: dict[str, Any], where: str) -> None:
         self._first = where
-        for name, value in _flat(found).items():
-            if value is None or (_is_number(value) and plain(name) not in NO_ATTRIBUTES):
-                self.names.append(name)
-            else:
-                self.left_out[name] = "text" if isinstance(value, str) else "numbers" if _is_number(value) else "other"
+        self.names = [*_flat(found)]
+        self._known = set(self.names)
+        self._vocabularies = [Vocabulary() for _ in self.names]
+
+    def _holds_numbers(self, name: str) -> bool:
+        """Whether the column is one of labels so far."""
+        return any(map(_is_number, self._vocabularies[self.names.index(name)]))
 
     def choose(self, images: ShardImages) -> LabelColumns:
         """Which are attributes."""
-        values = np.frombuffer(self._cells, dtype=np.int8).reshape(len(images), len(self.names))
-        what = {NULL: None, OTHER: "something else"}
-
-        def value_of(row: int, column: int) -> Any:
-            return what[int(values[row, column])]
-
-        chosen = choose_columns(images.path, self.names, values, images.where, value_of)
-        chosen.left_out.update(self.left_out)
-        return chosen
+        codes = np.frombuffer(self._codes, dtype=np.uint8).reshape(len(images), len(self.names))
+        columns = [
+            Column(name, [*vocabulary], codes[:, number])
+            for number, (name, vocabulary) in enumerate(zip(self.names, self._vocabularies, strict=True))
+        ]
+        return choose_columns(images.path, columns, images.place, strict=False)
 
 
 def _read_member(path: Path, member: Member) -> bytes:
@@ -259,16 +266,12 @@ def _flat(found: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _is_strange(name: str, value: Any, labels: _Labels) -> bool:
-    return name not in labels.left_out and name not in labels.names and _is_number(value)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int)
 
 
-def _code(value: Any) -> int:
-    return _CODES.get(value, OTHER) if isinstance(value, int) or value is None else OTHER
+def _hashable(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float) else Other(brief(value, 60))
 
 
 def _brief(error: Exception) -> str:

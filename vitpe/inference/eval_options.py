@@ -13,6 +13,7 @@ from vitpe.inference.trained_on import OUT_OF_SAMPLE_HINT, data_of
 from vitpe.metrics.thresholds import Criterion, Method
 from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import read_info
+from vitpe.text import some
 
 Split = Literal["train", "valid", "test"]
 FIT_SPLIT: Final = "valid"
@@ -31,7 +32,7 @@ class EvalOptions:
     """
 
     data: str | None = None
-    labels: Path | None = None
+    labels: Sequence[Path] | None = None
     split: Split = "valid"
     thresholds: str | None = None
     criterion: Criterion | None = None
@@ -43,7 +44,10 @@ class EvalOptions:
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:
-            raise UsageError(f"--labels {self.labels} without --data", "name the folder of the images: --data FOLDER")
+            raise UsageError(
+                f"--labels {some([*map(str, self.labels)])} without --data",
+                "name the folder of the images: --data FOLDER",
+            )
         if self.criterion is not None and not self.tunes:
             raise UsageError(f"--criterion {self.criterion} without tuning", "tune thresholds with: --thresholds tune")
         if self.fits and self.split == FIT_SPLIT:
@@ -100,7 +104,8 @@ def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None
     relabel = None if options.relabel is None else str(options.relabel)
     found: list[DataConfig] = []
     if options.data is not None:
-        data = DataConfig(options.data, None if options.labels is None else str(options.labels), relabel=relabel)
+        labels = None if options.labels is None else tuple(map(str, options.labels))
+        data = DataConfig(options.data, labels, relabel=relabel)
     else:
         found = [data_of(path, info, tell) for path, info in zip(checkpoints, infos, strict=True)]
         data, other = (replace(one, attributes=None, relabel=relabel or one.relabel) for one in (found[0], found[-1]))

@@ -50,11 +50,11 @@ def data_of(checkpoint: Path, info: CheckpointInfo, tell: Callable[[str], None])
 
 def _from_the_run(run: RunFolder, data: DataConfig) -> DataConfig:
     """Paths looked for beside the run and above it, then in the current folder."""
-    paths = [path for path in (data.data, data.labels) if path is not None]
+    paths = [data.data, *(data.labels or ())]
     here = Path.cwd()
     above = (base for base in run.path.resolve().parents if all((base / path).exists() for path in paths))
     base = next(above, here)
-    labels = None if data.labels is None else str(base / data.labels)
+    labels = None if data.labels is None else tuple(str(base / path) for path in data.labels)
     return replace(data, data=str(base / data.data), labels=labels)
 
 
@@ -70,8 +70,8 @@ def check_same_data(checkpoint: Path, data: DataConfig, open_valid: Callable[[],
     if run.identity is None or run.identity.valid_fingerprint is None:
         return
     if fingerprint([open_valid()]) != run.identity.valid_fingerprint:
-        named = {"--labels": data.labels, "--relabel": data.relabel}
-        options = "".join(f" {option} {shlex.quote(path)}" for option, path in named.items() if path is not None)
+        named = [*(("--labels", path) for path in data.labels or ()), ("--relabel", data.relabel)]
+        options = "".join(f" {option} {shlex.quote(path)}" for option, path in named if path is not None)
         raise VitpeError(
             f"{data.data} is not what {checkpoint} was trained on: its valid split has changed",
             f"to score it all the same, name it: --data {shlex.quote(data.data)}{options}",

@@ -173,7 +173,8 @@ def _absolute(data: DataConfig) -> DataConfig:
         return None if path is None else str(Path(path).absolute())
 
     folder = data.data if data.data == DRAWN_FACES else str(Path(data.data).absolute())
-    return replace(data, data=folder, labels=absolute(data.labels), relabel=absolute(data.relabel))
+    labels = None if data.labels is None else tuple(str(Path(path).absolute()) for path in data.labels)
+    return replace(data, data=folder, labels=labels, relabel=absolute(data.relabel))
 
 
 def _open_splits(config: RunConfig) -> tuple[Samples, Samples]:
