@@ -1,5 +1,6 @@
 """What commands write where: nothing of the user's is replaced, and what cannot be written is known before the work."""
 
+import json
 import shutil
 
 import pytest
@@ -56,6 +57,41 @@ def test_ones_own_earlier_output_is_replaced(own, tmp_path):
         for _ in range(2):
             called = call_vitpe(*command)
             assert called.code == 0, called.stderr
+
+
+@pytest.mark.parametrize("library", ["hf", "timm"])
+def test_an_exported_folder_has_a_card_with_scores_and_replaces_only_its_own(own, tmp_path, library):
+    command = ["export", own, "--format", library, "--out", tmp_path / "folder"]
+    for _ in range(2):
+        called = call_vitpe(*command)
+        assert called.code == 0, called.stderr
+    assert {"README.md", "config.json", "model.safetensors"} <= set(contents(tmp_path / "folder"))
+    card = (tmp_path / "folder" / "README.md").read_text()
+    scores = json.loads(call_vitpe("eval", own, "--format", "json").out)
+    assert f"mean accuracy {100 * scores['mean']['accuracy']['value']:.2f} [" in card
+    for row in scores["attributes"]:
+        assert f"| {row['attribute']} | {100 * row['prevalence']:.1f} | {100 * row['accuracy']:.1f} |" in card
+    before = contents(own)
+    called = call_vitpe("export", own, "--format", library, "--out", own)
+    assert called.code == 2
+    assert "config.json is there already, and vitpe did not write it" in called.stderr
+    called = call_vitpe("export", own, "--format", library, "--out", own / "config.json")
+    assert "is a file" in called.stderr
+    assert contents(own) == before
+
+
+def test_a_card_without_data_says_so(own, tmp_path):
+    shutil.move(own / "best.safetensors", tmp_path / "alone.safetensors")
+    called = call_vitpe("export", tmp_path / "alone.safetensors", "--format", "hf", "--out", tmp_path / "folder")
+    assert called.code == 0
+    assert "the model card has no scores: " in called.stderr
+    assert "Not measured for this card." in (tmp_path / "folder" / "README.md").read_text()
+
+
+def test_a_checkpoint_is_exported_as_it_is(own, tmp_path):
+    called = call_vitpe("export", own, "--format", "safetensors", "--out", tmp_path / "one.safetensors")
+    assert called.code == 0
+    assert (tmp_path / "one.safetensors").read_bytes() == (own / "best.safetensors").read_bytes()
 
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):

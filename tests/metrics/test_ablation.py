@@ -59,7 +59,9 @@ def test_of_several_draws_the_mean_counts(answers):
 
 def test_what_changes_nothing_costs_nothing(answers):
     labels, whole, *_ = answers
-    part = measure_ablations(whole, {"nothing": [whole, whole, whole]}, labels, NAMES, num_resamples=50).parts["nothing"]
+    part = measure_ablations(whole, {"nothing": [whole, whole, whole]}, labels, NAMES, num_resamples=50).parts[
+        "nothing"
+    ]
     for metric in ABLATION_METRICS:
         change = part.mean_change[metric]
         assert float(change.value) == float(change.low) == float(change.high) == 0
