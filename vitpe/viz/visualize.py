@@ -86,16 +86,37 @@ def _check_outputs(options: VizOptions) -> None:
     check_folder(options.out, options.out)
 
 
+def still_picture(checkpoint: Checkpoint, name: str) -> Pixels:
+    """One of STILLS, (height, width, 3), of a checkpoint alone."""
+    options = VizOptions()
+    random = random_numbers(checkpoint.embeddings.shape[1], checkpoint.grid_size, checkpoint.face)
+    curve = mirror_curve([checkpoint_record(checkpoint, random)])
+    colours = ColourScale(*colour_range([cosine_similarity(checkpoint.embeddings)]), options.per_tile_scale)
+    return _stills([checkpoint], curve, colours, make_palette(options.cmap), options)[name]()
+
+
 def _write_stills(
     frames: Sequence[Checkpoint], curve: Curve, colours: ColourScale, palette: Palette, options: VizOptions
 ) -> list[Path]:
-    scale = print_scale(lay_out(frames[0], options.size).width)
-    painter = FramePainter(frames, curve, colours, palette, options.size, scale)
-    pictures: dict[str, Callable[[], Pixels]] = {  # one at a time, as each takes a hundred megabytes to draw
-        STILLS[0]: lambda: palette.to_rgb(painter.draw(len(frames) - 1)),
-        STILLS[1]: lambda: explained_picture(frames[-1], colours, palette),
-        STILLS[2]: lambda: components_picture(frames[-1], palette),
-    }
-    for name, draw in pictures.items():
+    pictures = _stills(frames, curve, colours, palette, options)
+    for name, draw in pictures.items():  # one at a time, as each takes a hundred megabytes to draw
         write_atomic(options.out / name, png(draw()))
     return [options.out / name for name in pictures]
+
+
+def _stills(
+    frames: Sequence[Checkpoint], curve: Curve, colours: ColourScale, palette: Palette, options: VizOptions
+) -> dict[str, Callable[[], Pixels]]:
+    """What draws each of STILLS, of the last of the frames."""
+
+    def final() -> Pixels:
+        scale = print_scale(lay_out(frames[0], options.size).width)
+        painter = FramePainter(frames, curve, colours, palette, options.size, scale)
+        return palette.to_rgb(painter.draw(len(frames) - 1))
+
+    draw = (
+        final,
+        lambda: explained_picture(frames[-1], colours, palette),
+        lambda: components_picture(frames[-1], palette),
+    )
+    return dict(zip(STILLS, draw, strict=True))
