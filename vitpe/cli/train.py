@@ -75,6 +75,10 @@ def train(
     settings: Settings = None,
     run: Annotated[Path, typer.Option(help="Folder for the run.", rich_help_panel="Run")] = DEFAULT_RUN,
     keep: Keep = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACKER", help="Also log to tensorboard or wandb. May be given twice."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run from its last state.")] = False,
 ) -> None:
     """Train a model, on faces that vitpe draws or on your images."""
@@ -97,6 +101,9 @@ def train(
         "train.seed": seed,
         "train.keep": keep,
     }
+    from vitpe.cli.trackers import make_trackers
+
+    trackers = make_trackers(log or [])
     config = configure(given, settings or [], preset_name, resume=run if resume else None)
 
     if launch.world_size == 1:  # of several workers, each must hear what one of them cannot read
@@ -121,6 +128,7 @@ def train(
             init_grid=grid,
             command=command,
             workers=workers,
+            trackers=trackers,
         )
     if launch.rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}

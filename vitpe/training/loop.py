@@ -42,6 +42,7 @@ from vitpe.training.forward import TrainForward, choose_precision
 from vitpe.training.heartbeat import STEP
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
+from vitpe.training.tracking import Trackers
 from vitpe.training.whitening import NUM_IMAGES, Whitening
 from vitpe.training.workers import Workers
 
@@ -67,7 +68,7 @@ class Reporter(Protocol):
 @dataclass(frozen=True)
 class RunContext:
     """What a run has beside its configuration: the folder it writes to, where it computes and with whom, whom it
-    tells how it goes, and what asks it to stop.
+    tells how it goes, what asks it to stop, and where else its numbers go.
     """
 
     folder: RunFolder
@@ -75,6 +76,7 @@ class RunContext:
     workers: Workers
     reporter: Reporter
     stop: StopRequest = field(default_factory=StopRequest)
+    trackers: Trackers = field(default_factory=lambda: Trackers((), lambda _: None))
 
 
 class Trainer:
@@ -92,7 +94,7 @@ class Trainer:
         """context: its folder's identity becomes the state's. fingerprint: of the data."""
         self._config, self._info, self.plan = config, info, plan
         self._folder, self._reporter, self._stop = context.folder, context.reporter, context.stop
-        self._device, self._workers = context.device, context.workers
+        self._device, self._workers, self._trackers = context.device, context.workers, context.trackers
         self._model = model.to(self._device)
         self._average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self._whitening: Whitening | None = None
@@ -275,7 +277,9 @@ class Trainer:
                 row |= self._evaluate(valid)
         if row and self._workers.is_first:
             epoch = f"{step / plan.steps_per_epoch:.4f}"
-            self._folder.log({"step": step, "epoch": epoch, "images_seen": step * plan.batch_size} | row)
+            row = {"step": step, "epoch": epoch, "images_seen": step * plan.batch_size} | row
+            self._folder.log(row)
+            self._trackers.log(row)
         self._reporter.progress(step, plan.num_steps, loss, speed)
 
     def _take_mean_loss(self) -> float:
@@ -298,7 +302,9 @@ class Trainer:
         averaged.eval()
         logits, labels = classify_split(PixelClassifier(averaged, self._info.mean, self._info.std), valid.once())
         averaged.train()
-        means = score(sigmoid(logits), labels, self._info.attributes, num_resamples=0).means
+        found = score(sigmoid(logits), labels, self._info.attributes, num_resamples=0)
+        self._trackers.scored(self.step, found)
+        means = found.means
         scores = {
             "mean_accuracy": means["accuracy"].value,
             "mean_average_precision": means["average_precision"].value,

@@ -18,7 +18,7 @@ from vitpe.data.sources import describe, open_samples
 from vitpe.data.storage import ImageStore
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
-from vitpe.fields import changed_fields
+from vitpe.fields import changed_fields, to_json
 from vitpe.model.convert import convert_state_dict
 from vitpe.model.facts import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
@@ -33,6 +33,7 @@ from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, RunContext, Trainer
 from vitpe.training.memory_needs import check_fits
 from vitpe.training.plan import Plan
+from vitpe.training.tracking import Tracker, Trackers
 from vitpe.training.workers import ALONE, Workers
 
 MAY_CHANGE: Final = frozenset(
@@ -73,6 +74,7 @@ def train(
     init_grid: Grid | None = None,
     command: str = "vitpe train",
     workers: Workers = ALONE,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
@@ -80,7 +82,7 @@ def train(
     init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from. init_grid:
     (rows, columns) of its position embeddings, for files that do not say it.
     command: what a user types to resume, less --resume; stands in the note of an interrupted run.
-    workers: this process among those that train together.
+    workers: this process among those that train together. trackers: told what metrics.csv has, by the first of them.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
     run = RunFolder(folder)
@@ -94,7 +96,8 @@ def train(
     groups = balanced_groups(labelled, config.train.balance) if config.train.balance else None
     command = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
     with stop_signals(f"continue with: {command}") as stop, run.locked() if workers.is_first else nullcontext():
-        context = RunContext(run, device, workers, reporter, stop)
+        told_by_first = Trackers(trackers if workers.is_first else (), reporter.note)
+        context = RunContext(run, device, workers, reporter, stop, told_by_first)
         if workers.is_first:
             _identify(run, config, valid_samples, resume)
         _describe_data(config.data, train_samples, valid_samples, reporter)
@@ -122,9 +125,12 @@ def train(
             told = {*train_samples.notes, *valid_samples.notes}
             with workers.doing("preparing images"):
                 batches = _open_batches(config, (train_samples, valid_samples), groups, trainer, context)
+            run_id = None if run.identity is None else run.identity.id
+            context.trackers.start(run.path, run_id, to_json(config), trainer.step)
             try:
                 trainer.run(*batches)
             finally:
+                context.trackers.finish(run.path)
                 for part in filter(None, batches):
                     part.store.close()
             for note in (*train_samples.notes, *valid_samples.notes):
