@@ -21,10 +21,13 @@ from vitpe.cli.options import (
     check_init,
     configure,
     data_option,
+    in_range,
     names_of,
     recipe_default,
 )
 from vitpe.config import NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
+from vitpe.errors import UsageError
+from vitpe.fields import Bounds
 from vitpe.launch import read_launch
 
 EXAMPLES = (
@@ -59,6 +62,12 @@ def train(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of updates, instead of --epochs.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Minutes that all may take: as many steps as this machine does in them, instead of --epochs."
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images per update, over all workers.", show_default=recipe_default("batch_size"))
     ] = None,
@@ -86,6 +95,13 @@ def train(
     if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     grid = check_init(init, init_grid, resume)
+    in_range("--minutes", minutes, Bounds(0, 1_000_000, above=True))
+    if minutes is not None:
+        for option, other in (("--epochs", epochs), ("--steps", steps), ("--resume", resume or None)):
+            if other is not None:
+                raise UsageError(
+                    f"--minutes with {option}", "leave one out; a run is resumed to the steps that it began with"
+                )
     given = {
         "data.data": data,
         "data.labels": [str(path) for path in labels] if labels else None,
@@ -129,6 +145,7 @@ def train(
             command=command,
             workers=workers,
             trackers=trackers,
+            minutes=minutes,
         )
     if launch.rank == 0:
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from signal import Signals
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from vitpe.device import seed_draws
 from vitpe.errors import VitpeError
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.model.inputs import Normalize, PixelClassifier, classify_split
+from vitpe.model.inputs import Normalize, PixelClassifier, classify, classify_split
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.runs.checkpoint import HISTORY_KEYS, check_finite, check_tensors, save_checkpoint
 from vitpe.runs.folder import RunFolder
@@ -47,6 +47,9 @@ from vitpe.training.whitening import NUM_IMAGES, Whitening
 from vitpe.training.workers import Workers
 
 STATE_INTERVAL_SECONDS = 60.0
+_NUM_UNMEASURED: Final = 3
+_MIN_REPEATS: Final = 5
+_MAX_REPEATS: Final = 1000
 
 
 class Reporter(Protocol):
@@ -210,6 +213,48 @@ class Trainer:
         finally:
             batches.close()
             writer.close()
+
+    def measure_seconds(self, train: Batches, valid: Batches | None, seconds: float) -> tuple[float, float]:
+        """Of an update, and of scoring an image: medians of some, taken for about `seconds`. It is not to be run
+        afterwards.
+        """
+        forward = self._forward()
+        updates = train.from_step(0)
+
+        def update() -> float:
+            began = time.perf_counter()
+            self._update(forward, next(updates))
+            return self._elapsed(began)
+
+        try:
+            for _ in range(_NUM_UNMEASURED):  # they allocate, and perhaps compile
+                last = update()
+            # All workers do as many, as each update is of all together.
+            slowest = self._workers.all_max(max(1, round(last * 1e9)))[0] / 1e9
+            per_step = float(np.median([update() for _ in range(_as_many(slowest, seconds))]))
+        finally:
+            updates.close()
+        if valid is None:
+            return per_step, 0.0
+        self._model.eval()
+        classifier = PixelClassifier(self._model, self._info.mean, self._info.std)
+        chunks = valid.once()
+        images = next(chunks).images
+        chunks.close()
+
+        def score_chunk() -> float:
+            began = time.perf_counter()
+            classify(classifier, images)
+            return self._elapsed(began)
+
+        times = [score_chunk() for _ in range(_as_many(score_chunk(), seconds / 4))]
+        return per_step, float(np.median(times)) / len(images)
+
+    def _elapsed(self, began: float) -> float:
+        """Seconds since `began` when all that was asked of the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - began
 
     def _measure_whitening(self, train: Batches) -> Whitening:
         normalize = Normalize(self._info.mean, self._info.std, self._info.model.patch_size)
@@ -397,6 +442,11 @@ class _Clock:
         speed = (step - self._step) * self._batches.batch_size / elapsed
         self._start(step)
         return speed, waited / elapsed
+
+
+def _as_many(each: float, seconds: float) -> int:
+    """How many repeats of what takes `each` seconds are worth their time."""
+    return min(max(_MIN_REPEATS, int(seconds / each)), _MAX_REPEATS)
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Configuration → run folder: opens data, model and folder, and lets the loop run."""
 
+import copy
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -29,6 +31,7 @@ from vitpe.runs.state import load_state, save_state
 from vitpe.text import brief
 from vitpe.training.background import stop_signals
 from vitpe.training.balance import BalancedGroups, balanced_groups
+from vitpe.training.budget import steps_within
 from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, RunContext, Trainer
 from vitpe.training.memory_needs import check_fits
@@ -75,6 +78,7 @@ def train(
     command: str = "vitpe train",
     workers: Workers = ALONE,
     trackers: Sequence[Tracker] = (),
+    minutes: float | None = None,
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
@@ -83,8 +87,10 @@ def train(
     (rows, columns) of its position embeddings, for files that do not say it.
     command: what a user types to resume, less --resume; stands in the note of an interrupted run.
     workers: this process among those that train together. trackers: told what metrics.csv has, by the first of them.
+    minutes: the time that the whole may take, from which the number of steps is found; None for the configuration's.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
+    began = time.monotonic()
     run = RunFolder(folder)
     config = replace(config, data=_absolute(config.data))
     if resume:
@@ -116,15 +122,29 @@ def train(
         _describe_model(config, model, context)
         other_labels = [] if labelled is train_samples else [labelled]
         data_fingerprint = fingerprint([train_samples, valid_samples, *other_labels])
-        trainer = Trainer(config.train, model, _info(config, train_samples), plan, context, data_fingerprint)
+        told = {*train_samples.notes, *valid_samples.notes}
+
+        def make_trainer(model: VisionTransformer, plan: Plan) -> Trainer:
+            return Trainer(config.train, model, _info(config, train_samples), plan, context, data_fingerprint)
+
+        def open_batches(step: int) -> tuple[Batches, Batches | None]:
+            with workers.doing("preparing images"):
+                return _open_batches(config, (train_samples, valid_samples), groups, plan.batch_size, step, context)
+
+        batches = None
+        if minutes is not None and not resume:
+            batches = open_batches(step=0)
+            trial = make_trainer(copy.deepcopy(model), plan)
+            steps = steps_within(60 * minutes, began, trial, batches, len(valid_samples.names), context)
+            config = replace(config, train=replace(config.train, steps=steps))
+            plan = Plan.of(config.train, len(train_samples.names))
+        trainer = make_trainer(model, plan)
         if resume:
             _restore(trainer, context)
         if not trainer.finished:
             _describe_history(config, model, plan, reporter)
             _write_start(trainer, config, context, resume)
-            told = {*train_samples.notes, *valid_samples.notes}
-            with workers.doing("preparing images"):
-                batches = _open_batches(config, (train_samples, valid_samples), groups, trainer, context)
+            batches = open_batches(trainer.step) if batches is None else batches
             run_id = None if run.identity is None else run.identity.id
             context.trackers.start(run.path, run_id, to_json(config), trainer.step)
             try:
@@ -291,16 +311,19 @@ def _open_batches(
     config: RunConfig,
     splits: tuple[Samples, Samples],
     groups: BalancedGroups | None,
-    trainer: Trainer,
+    batch_size: int,
+    step: int,
     context: RunContext,
 ) -> tuple[Batches, Batches | None]:
-    """For training, and for scoring, which only the first worker does. Raises Interrupted when asked to stop."""
+    """For training, and for scoring, which only the first worker does. step: that were done; Interrupted, when asked to
+    stop, names it.
+    """
     train, valid = splits
     device, workers = context.device, context.workers
 
     def on_progress(done: int, total: int) -> None:
         context.reporter.prepared(done, total)
-        context.stop.check(trainer.step)
+        context.stop.check(step)
 
     def stored(samples: Samples) -> ImageStore:
         return ImageStore(samples, device, config.data.store, on_progress)
@@ -309,7 +332,7 @@ def _open_batches(
     augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches)
     shard = Shard(workers.rank, workers.world_size)
     members = () if groups is None else groups.members
-    train_batches = Batches(stored(train), size, trainer.plan.batch_size, augmentation, shard, members)
+    train_batches = Batches(stored(train), size, batch_size, augmentation, shard, members)
     valid_batches = Batches(stored(valid), size, _VALID_BATCH_SIZE) if workers.is_first else None
     context.reporter.note(f"images: {_where(train_batches.store.where, device)}")
     return train_batches, valid_batches
