@@ -22,7 +22,7 @@ from vitpe.inference.inputs import Input
 from vitpe.inference.predict import Listing, Predictor, choose_engine, predict_files
 from vitpe.inference.predictions import Prediction
 from vitpe.launch import num_cpus
-from vitpe.runs.find import weights_file
+from vitpe.runs.find import RUNS, weights_file
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.runs.weights import load_arrays
 
@@ -35,14 +35,14 @@ ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-def load(path: str | Path = "runs", *, device: str | None = None, precision: Precision = "fp32") -> "LoadedModel":
-    """The model of a checkpoint, or of a run's folder (its best).
+def load(path: str | Path | None = None, *, device: str | None = None, precision: Precision = "fp32") -> "LoadedModel":
+    """The model of a checkpoint, of a run's folder (its best), or of a folder of runs (the newest); None for that in runs.
 
     device: "cpu", "cuda", "cuda:1", …; None for the CPU, with numpy for few images and torch for many, as
     `vitpe predict`. precision: of matrix products; "bf16" asks for torch.
     Raises VitpeError for what cannot be read.
     """
-    file = weights_file(Path(path))
+    file = weights_file(RUNS if path is None else Path(path))
     weights, info = load_arrays(file)
     return LoadedModel(file, weights, info, device, precision)
 

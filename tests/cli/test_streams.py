@@ -43,8 +43,8 @@ def test_training_needs_no_streams(streams, celeba, tmp_path):
     options = " ".join(f"'{option}'" for option in tiny_options(celeba))
     code, _, stderr = shell(f"vitpe train {options} --steps 2 {streams}", tmp_path)
     assert (code, stderr) == (0, "")
-    assert (tmp_path / "runs" / "best.safetensors").exists()
-    assert (tmp_path / "runs" / "metrics.csv").read_text().startswith("step,")
+    assert (tmp_path / "runs" / "1" / "best.safetensors").exists()
+    assert (tmp_path / "runs" / "1" / "metrics.csv").read_text().startswith("step,")
 
 
 def test_without_a_command_help_goes_to_stderr_as_it_is(tmp_path):

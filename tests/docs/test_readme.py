@@ -42,8 +42,7 @@ def folder(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             assert call_vitpe(*shlex.split(command)[1:]).code == 0
-    shutil.copytree(folder / "runs", folder / "copy")
-    (folder / "copy").rename(folder / "runs" / "celeba")
+    shutil.copytree(folder / "runs" / "1", folder / "runs" / "celeba")
     images = folder / "faces" / "img_align_celeba"
     shutil.copytree(images, folder / "photos")
     shutil.copy(images / "000001.jpg", folder / "face.jpg")

@@ -155,7 +155,7 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def run(folder: Path) -> tuple[str, str]:
-    """A run in `runs`, faces in `faces`; what the commands that made them wrote."""
+    """A run in `runs/1`, faces in `faces`; what the commands that made them wrote."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -167,9 +167,9 @@ def run(folder: Path) -> tuple[str, str]:
 FACES = "faces/img_align_celeba"
 COMMANDS = {
     "eval": "eval --data faces --device cpu",
-    "eval-csv": "eval runs --data faces --format csv --sort lift --device cpu",
-    "eval-test": "eval runs --data faces --split test --thresholds 0.3 --device cpu",
-    "eval-compare": "eval --compare runs/ckpts/step-0000000.safetensors runs --data faces --device cpu",
+    "eval-csv": "eval runs/1 --data faces --format csv --sort lift --device cpu",
+    "eval-test": "eval runs/1 --data faces --split test --thresholds 0.3 --device cpu",
+    "eval-compare": "eval --compare runs/1/ckpts/step-0000000.safetensors runs/1 --data faces --device cpu",
     "predict": f"predict {FACES}/000001.jpg --device cpu",
     "predict-csv": f"predict {FACES}/000001.jpg {FACES}/000002.jpg --format csv --attributes Smiling,Male --device cpu",
     "predict-damaged": f"predict {FACES}/000002.jpg broken.jpg missing.jpg --top 3 --device cpu",
@@ -233,7 +233,10 @@ train --device cuda:99
 train --labels labels.csv
 train --data nowhere --run other
 train --init nowhere.safetensors
-train --run runs
+train --run runs/1
+train --config nowhere
+train --config runs/1 --resume
+train --config runs/1/config.json --preset base
 train --resume --run nowhere
 train --resume --preset base
 train --resume --seed 5
@@ -283,7 +286,7 @@ def check_losses(name: str, folder: Path) -> None:
 
 @pytest.mark.usefixtures("same_versions")
 def test_losses_of_tiny(run: tuple[str, str]) -> None:
-    check_losses("tiny", Path("runs"))
+    check_losses("tiny", Path("runs/1"))
 
 
 @pytest.mark.usefixtures("same_versions")

@@ -64,10 +64,10 @@ def test_a_signal_finishes_the_step_and_saves(celeba: Path, trained_run: Path, t
     code, name = STOPPING[number]
     handlers = [signal.getsignal(each) for each in STOPPING]
     with pytest.raises(Interrupted) as caught:
-        train(tiny_config(celeba), tmp_path, CPU, Signalling(number=number, at=6), command="vitpe train --run x")
+        train(tiny_config(celeba), tmp_path, CPU, Signalling(number=number, at=6))
     assert caught.value.exit_code == code
     assert caught.value.message == f"stopped by {name} after step 6; everything is saved"
-    assert caught.value.hint == "continue with: vitpe train --run x --resume"
+    assert caught.value.hint == f"continue with: vitpe train --run {tmp_path} --resume"
     assert load_state(RunFolder(tmp_path).state).progress.step == 6
     assert [row["step"] for row in log_rows(tmp_path)] == list("123456")
     assert [signal.getsignal(each) for each in STOPPING] == handlers
@@ -142,7 +142,7 @@ def test_a_signal_while_data_is_prepared_stops_before_the_first_step(
     with pytest.raises(Interrupted, match="stopped by SIGTERM after step 0; everything is saved") as caught:
         train(tiny_config(celeba), tmp_path, CPU, Signalling())
     assert caught.value.exit_code == 143
-    assert caught.value.hint == "continue with: vitpe train --resume"
+    assert caught.value.hint == f"continue with: vitpe train --run {tmp_path} --resume"
     assert not list(RunFolder(tmp_path).checkpoints.iterdir())
     train_tiny(celeba, tmp_path, resume=True)
     assert contents(tmp_path).keys() == contents(trained_run).keys()

@@ -66,7 +66,7 @@ def together(celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
     folder = tmp_path_factory.mktemp("together")
     done = torchrun(folder, "vitpe", "train", *tiny_options(celeba, **VALUES))
     assert done.code == 0, done.stderr
-    return RunFolder(folder / "runs"), done
+    return RunFolder(folder / "runs" / "1"), done
 
 
 def test_two_workers_make_the_weights_of_one(

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import typer
 
 from vitpe.cli.options import (
-    DEFAULT_RUN,
     Checkpoints,
     Device,
     Labels,
@@ -98,10 +97,10 @@ def evaluate(
         }
         if needless := [name for name, value in given.items() if value]:
             raise UsageError(f"--from-answers with {needless[0]}", "leave one out: no model runs on answers")
-    paths = checkpoints or [DEFAULT_RUN]
-    if len(paths) != (2 if compare else 1):
+    named = len(checkpoints or ())
+    if named not in ((2,) if compare else (0, 1)):
         hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
-        raise UsageError(f"{len(paths)} checkpoint{'s' * (len(paths) > 1)} named", hint)
+        raise UsageError(f"{named or 'no'} checkpoint{'s' * (named > 1)} named", hint)
     if compare and suspects is not None:
         raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
@@ -118,6 +117,7 @@ def evaluate(
     from vitpe.cli.eval_output import show_answers, show_comparison, store_answers, stored_answers
     from vitpe.inference.eval_options import EvalOptions, plan
     from vitpe.outputs import check_new, check_output
+    from vitpe.runs.find import default_run
 
     if report is not None:
         check_output(report, ".png", "--report")
@@ -133,7 +133,7 @@ def evaluate(
     if from_answers is not None:
         show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)
         return
-    planned = plan(paths, options, console.show_note)
+    planned = plan(checkpoints or [default_run("weights", console.show_note)], options, console.show_note)
 
     from vitpe.device import select_device
     from vitpe.inference.evaluate import evaluate as run

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from vitpe.cli.options import DEFAULT_RUN, Checkpoint
+from vitpe.cli.options import Checkpoint
 from vitpe.inference.predictions import EvalInfo
 from vitpe.metrics.scores import Scores
 
@@ -19,7 +19,7 @@ _OUT: Final = {
 
 
 def export(
-    checkpoint: Checkpoint = DEFAULT_RUN,
+    checkpoint: Checkpoint = None,
     kind: Annotated[
         Literal["onnx", "hf", "timm", "safetensors"],
         typer.Option(
@@ -33,17 +33,16 @@ def export(
     ] = None,
 ) -> None:
     """Export a checkpoint for other libraries; folders get a model card with the scores on valid."""
+    from vitpe.cli.console import show_note, show_summary
     from vitpe.outputs import check_output
-    from vitpe.runs.find import weights_file
+    from vitpe.runs.find import default_run, weights_file
     from vitpe.runs.metadata import read_info
 
     place = out or _OUT[kind]
     if kind in ("onnx", "safetensors"):
         check_output(place, f".{kind}", "--out")
-    path = weights_file(checkpoint)
+    path = weights_file(checkpoint or default_run("weights", show_note), show_note)
     read_info(path)  # which says at once that it is none of ours
-
-    from vitpe.cli.console import show_summary
 
     if kind == "onnx":
         from vitpe.inference.export import export_onnx

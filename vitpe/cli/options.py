@@ -14,7 +14,8 @@ from vitpe import __version__
 from vitpe.cli.memory import enough_memory
 from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, RunConfig, TrainConfig, parse_settings, with_values
 from vitpe.errors import UsageError
-from vitpe.fields import Bounds
+from vitpe.fields import Bounds, require
+from vitpe.runs.find import RUNS, default_run, kind_of, newest_run, weights_file
 from vitpe.text import brief
 
 
@@ -55,10 +56,10 @@ class Command(TyperCommand):
                 formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
 
-DEFAULT_RUN = Path("runs")
-_CHECKPOINT = "A checkpoint, or a run's folder (its best checkpoint)."
-Checkpoint = Annotated[Path, typer.Argument(help=_CHECKPOINT)]
-Checkpoints = Annotated[list[Path] | None, typer.Argument(help=_CHECKPOINT, show_default=str(DEFAULT_RUN))]
+CHECKPOINT = "A checkpoint, a run's folder (its best), or a folder of runs (the newest)."
+NEWEST = f"the newest in {RUNS}"
+Checkpoint = Annotated[Path | None, typer.Argument(help=CHECKPOINT, show_default=NEWEST)]
+Checkpoints = Annotated[list[Path] | None, typer.Argument(help=CHECKPOINT, show_default=NEWEST)]
 Labels = Annotated[
     list[Path] | None,
     typer.Option(
@@ -194,35 +195,59 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"{option} {brief(value)!r}", f"choose one of {', '.join(known)}")
 
 
-def check_init(init: Path | None, grid: str | None, resume: bool) -> tuple[int, int] | None:
-    """--init-grid as (rows, columns). Raises VitpeError, before anything is imported or decoded, where --init cannot be
-    read; a run that is resumed does not read it.
+def check_init(init: Path | None, grid: str | None, resume: bool) -> tuple[Path | None, tuple[int, int] | None]:
+    """--init as one file, and --init-grid as (rows, columns). Raises VitpeError, before anything is imported or
+    decoded, where --init cannot be read; a run that is resumed does not read it.
     """
     from vitpe.model.facts import parse_grid
-    from vitpe.runs.find import weights_file
     from vitpe.runs.tensor_file import open_tensors
 
     if grid is not None and init is None:
         raise UsageError(f"--init-grid {grid} without --init", "name the weights: --init FILE")
     size = None if grid is None else parse_grid(grid, "--init-grid")
     if init is not None and not resume:
-        with open_tensors(weights_file(init)):
+        init = weights_file(init)
+        with open_tensors(init):
             pass
-    return size
+    return init, size
+
+
+def run_to_resume(named: Path | None) -> Path:
+    """The run that --resume goes on with: of none or a folder of runs the newest, which is said later."""
+    from vitpe.runs.folder import RunFolder
+
+    if named is None:
+        return default_run("state", lambda text: None)
+    if RunFolder(named).exists or not named.is_dir():
+        return named
+    return newest_run(named, "state") or named
 
 
 def configure(
-    options: Mapping[str, Any], settings: list[str], preset: str | None, resume: Path | None = None
+    options: Mapping[str, Any],
+    settings: list[str],
+    preset: str | None,
+    repeat: Path | None = None,
+    resume: Path | None = None,
 ) -> RunConfig:
     """The configuration that `vitpe train` is asked for: `options` by key, None where not given, then --set, on the
-    preset's values, or on those of the run in the folder `resume`. UsageError for what does not fit.
+    preset's values, or on those of the config.json `repeat`, or of the run in the folder `resume`. Epochs that are
+    given take the place of a stored number of steps. UsageError for what does not fit.
     """
     from vitpe.runs.folder import RunFolder
 
     given = {key: value for key, value in options.items() if value is not None} | parse_settings(settings)
-    if resume is None:
+    if repeat is None and resume is None:
         return with_values(RunConfig.from_preset(preset or DEFAULT_PRESET), given)
-    stored = RunFolder(resume).read_config()
+    if repeat is not None and resume is not None:
+        raise UsageError("--config with --resume", "a run that is resumed has its own: leave --config out")
+    run = RunFolder(repeat or resume or RUNS)
+    if repeat is not None and kind_of(repeat) != "folder":
+        require(repeat.exists(), f"no configuration {repeat}", "name a run's config.json: --config runs/1/config.json")
+        run.path, run.config = repeat.parent, repeat
+    stored = run.read_config()
     if preset not in (None, stored.preset):
-        raise UsageError(f"the run in {resume} has preset {stored.preset}", "resume without --preset")
+        raise UsageError(f"the run in {run.path} has preset {stored.preset}", "leave --preset out")
+    if "train.epochs" in given:
+        given.setdefault("train.steps", None)
     return with_values(stored, given)

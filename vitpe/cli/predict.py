@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from vitpe.cli.options import (
-    DEFAULT_RUN,
+    CHECKPOINT,
+    NEWEST,
     Device,
     Precision,
     choose_format,
@@ -41,8 +42,8 @@ def predict(
     align: Annotated[bool, typer.Option("--align", help="Find the face and align it as CelebA's images are.")] = False,
     save_crops: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
     checkpoint: Annotated[
-        Path, typer.Option(help="A checkpoint, or a run's folder (its best checkpoint).", rich_help_panel="Model")
-    ] = DEFAULT_RUN,
+        Path | None, typer.Option(help=CHECKPOINT, show_default=NEWEST, rich_help_panel="Model")
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -66,10 +67,10 @@ def predict(
     from vitpe.inference import predict
     from vitpe.inference.align import FaceAligner
     from vitpe.reporting import records
-    from vitpe.runs.find import weights_file
+    from vitpe.runs.find import default_run, weights_file
     from vitpe.runs.weights import load_arrays
 
-    path = weights_file(checkpoint)
+    path = weights_file(checkpoint or default_run("weights", _note), _note)
     weights, info = load_arrays(path)
     listing = predict.Listing.of(info, attributes, threshold, top)
     engine, images = predict.choose_engine(weights, info, inputs, device, precision, streaming=inputs.is_stream)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from vitpe.cli.options import (
-    DEFAULT_RUN,
     Device,
     Init,
     InitGrid,
@@ -24,6 +23,7 @@ from vitpe.cli.options import (
     in_range,
     names_of,
     recipe_default,
+    run_to_resume,
 )
 from vitpe.config import NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
 from vitpe.errors import UsageError
@@ -32,7 +32,8 @@ from vitpe.launch import read_launch
 
 EXAMPLES = (
     "vitpe train\nvitpe train --data celeba --epochs 10\nvitpe train --resume\n"
-    "vitpe train --data photos --labels labels.csv --set model.depth=6"
+    "vitpe train --data photos --labels labels.csv --set model.depth=6\n"
+    "vitpe train --config runs/1/config.json --seed 1"
 )
 
 
@@ -53,6 +54,9 @@ def train(
     ] = None,
     store: Store = None,
     preset_name: Preset = None,
+    repeat: Annotated[
+        Path | None, typer.Option("--config", help="Repeat the run of this config.json; other options change it.")
+    ] = None,
     init: Init = None,
     init_grid: InitGrid = None,
     epochs: Annotated[
@@ -82,19 +86,24 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default=str(TrainConfig.seed))] = None,
     device: Device = None,
     settings: Settings = None,
-    run: Annotated[Path, typer.Option(help="Folder for the run.", rich_help_panel="Run")] = DEFAULT_RUN,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the run.", show_default="runs/1, runs/2, …", rich_help_panel="Run"),
+    ] = None,
     keep: Keep = None,
     log: Annotated[
         list[str] | None,
         typer.Option(metavar="TRACKER", help="Also log to tensorboard or wandb. May be given twice."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run from its last state.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --run, or the newest, from its last state.")
+    ] = False,
 ) -> None:
     """Train a model, on faces that vitpe draws or on your images."""
     launch = read_launch()
     if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    grid = check_init(init, init_grid, resume)
+    init, grid = check_init(init, init_grid, resume)
     in_range("--minutes", minutes, Bounds(0, 1_000_000, above=True))
     if minutes is not None:
         for option, other in (("--epochs", epochs), ("--steps", steps), ("--resume", resume or None)):
@@ -102,6 +111,8 @@ def train(
                 raise UsageError(
                     f"--minutes with {option}", "leave one out; a run is resumed to the steps that it began with"
                 )
+    if resume:
+        run = run_to_resume(run)
     given = {
         "data.data": data,
         "data.labels": [str(path) for path in labels] if labels else None,
@@ -120,7 +131,7 @@ def train(
     from vitpe.cli.trackers import make_trackers
 
     trackers = make_trackers(log or [])
-    config = configure(given, settings or [], preset_name, resume=run if resume else None)
+    config = configure(given, settings or [], preset_name, repeat, run if resume else None)
 
     if launch.world_size == 1:  # of several workers, each must hear what one of them cannot read
         from vitpe.data.sources import check_source
@@ -132,7 +143,6 @@ def train(
     from vitpe.training.train import train
     from vitpe.training.workers import joined
 
-    command = "vitpe train" + ("" if run == DEFAULT_RUN else f" --run {shlex.quote(str(run))}")
     with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
         result = train(
             config,
@@ -142,11 +152,17 @@ def train(
             resume=resume,
             init=init,
             init_grid=grid,
-            command=command,
             workers=workers,
             trackers=trackers,
             minutes=minutes,
         )
     if launch.rank == 0:
+        best = result.best
+        if best is not None:
+            show_note(f"best: {best.file}, of step {best.step:,}, valid accuracy {best.accuracy:.4f}")
+        name = shlex.quote(str(result.folder))
+        show_note(f"next: vitpe eval {name}, and look at it: vitpe viz-pe {name}")
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
+        if best is not None:
+            summary["best"] = {"file": str(best.file), "step": best.step, "mean_accuracy": best.accuracy}
         show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitpe.cli.options import DEFAULT_RUN, Device, Labels, choose_format, data_option, in_range, one_of
+from vitpe.cli.options import NEWEST, Device, Labels, choose_format, data_option, in_range, one_of
 from vitpe.cli.results import write_result
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
@@ -26,7 +26,7 @@ def viz_pe(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Run folders, folders of checkpoints, or safetensors files.", show_default=str(DEFAULT_RUN)
+            help="Run folders, folders of runs or of checkpoints, or safetensors files.", show_default=NEWEST
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.", rich_help_panel="Result")] = VizOptions.out,
@@ -78,6 +78,7 @@ def viz_pe(
     """Draw what the position embeddings learned. An animation over the run's history, still pictures, and a table."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe.cli import console, probe_output
+    from vitpe.runs.find import default_run
     from vitpe.viz.numbers import numbers_table
     from vitpe.viz.visualize import visualize
 
@@ -100,9 +101,10 @@ def viz_pe(
         out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
     )
     planned = None
+    shown = paths or [default_run("history", console.show_note)]
     if probe:
-        planned = probe_output.plan_probe(paths or [DEFAULT_RUN], data, labels, probe_checkpoints or 1, out)
-    result = visualize(paths or [DEFAULT_RUN], options)
+        planned = probe_output.plan_probe(shown, data, labels, probe_checkpoints or 1, out)
+    result = visualize(shown, options)
     for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
         console.show_note(note)
     probes = []

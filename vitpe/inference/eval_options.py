@@ -99,7 +99,7 @@ def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None
     Raises VitpeError for checkpoints that cannot be read and for data that are not there, UsageError when the
     checkpoints were trained on different data and none were named.
     """
-    checkpoints = tuple(weights_file(path) for path in paths)
+    checkpoints = tuple(weights_file(path, tell) for path in paths)
     infos = [read_info(path) for path in checkpoints]
     relabel = None if options.relabel is None else str(options.relabel)
     found: list[DataConfig] = []

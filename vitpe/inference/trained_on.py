@@ -19,10 +19,9 @@ OUT_OF_SAMPLE_HINT: Final = "look at --split valid or test, or ask a model that 
 def run_of(checkpoint: Path) -> RunFolder | None:
     """The run in whose folder or history the checkpoint lies, or else what it is a link to; None for neither."""
     for path in (checkpoint.parent.resolve() / checkpoint.name, checkpoint.resolve()):
-        for folder in (path.parent, path.parent.parent):
-            run = RunFolder(folder)
-            if run.exists:
-                return run
+        run = RunFolder(path.parent.parent if path.parent.name == "ckpts" else path.parent)
+        if run.exists:
+            return run
     return None
 
 

@@ -1,11 +1,17 @@
-"""Which checkpoint files a path stands for. Names and folders alone: no file is opened."""
+"""Which run, and which checkpoint files, a path stands for. Names, folders and times alone: no file is opened."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from vitpe.errors import VitpeError
 from vitpe.runs.tensor_file import INDEX_SUFFIX, PICKLE_SUFFIXES, pickle_error
+
+RUNS: Final = Path("runs")
+"""Where runs lie that were given no folder of their own: runs/1, runs/2, …"""
+Holds = Literal["weights", "history", "state"]
+"""What a run is looked for: its best checkpoint, checkpoints of its history, or what resuming it needs."""
 
 _SUFFIX = ".safetensors"
 _MODEL = ("model.safetensors", "model" + INDEX_SUFFIX)
@@ -26,8 +32,65 @@ def kind_of(path: Path) -> Literal["file", "folder"] | None:
     return "folder" if path.is_dir() else "file"
 
 
-def history_files(path: Path) -> list[Path]:
-    """The history that a run's folder, a folder of checkpoints, or a trainer's folder of folders stands for.
+def _tell_nobody(text: str) -> None:
+    """For callers that name the file themselves."""
+
+
+def newest_run(folder: Path, holds: Holds, tell: Callable[[str], None] = _tell_nobody) -> Path | None:
+    """Of the runs in a folder that hold what is looked for the one that was last started or resumed; None of none.
+
+    tell: called with a line that says which it is.
+    """
+    return _newest(folder, [path for path in _entries(folder) if _has(path, holds)], tell)
+
+
+def default_run(holds: Holds, tell: Callable[[str], None]) -> Path:
+    """The newest run in RUNS, for a user who names none; RUNS itself, which may be a run, too, when there is none.
+
+    tell: as in `newest_run`.
+    """
+    if kind_of(RUNS) != "folder":
+        return RUNS
+    found = [path for path in (RUNS, *_entries(RUNS)) if _has(path, holds)]
+    return _newest(RUNS, found, tell) or RUNS
+
+
+def _newest(folder: Path, runs: list[Path], tell: Callable[[str], None]) -> Path | None:
+    if not runs:
+        return None
+    newest = max(runs, key=lambda run: (_started(run), _natural_key(run)))
+    tell(f"{newest}: the {'only run' if len(runs) == 1 else f'newest of {len(runs)} runs'} in {folder}")
+    return newest
+
+
+def _has(run: Path, holds: Holds) -> bool:
+    match holds:
+        case "weights":
+            return _is_file(run / "best.safetensors")
+        case "state":
+            return _is_file(run / "config.json") and _is_file(run / "last" / "state.safetensors")
+        case "history":
+            try:
+                return any(file.suffix == _SUFFIX for file in (run / "ckpts").iterdir())
+            except OSError:
+                return False
+
+
+def _started(run: Path) -> int:
+    """When: config.json is written at the start and when the run is resumed, and by nothing else. 0 for a folder that
+    may not be entered.
+    """
+    for path in (run / "config.json", run / "best.safetensors", run / "ckpts"):
+        try:
+            return path.stat().st_mtime_ns
+        except OSError:
+            continue
+    return 0
+
+
+def history_files(path: Path, tell: Callable[[str], None] = _tell_nobody) -> list[Path]:
+    """The history that a run's folder, a folder of checkpoints, or a trainer's folder of folders stands for; that of
+    its newest run for a folder of runs, and tell is called with which it is.
 
     A file stands for itself. Of a Hugging Face Trainer's folder, the final model comes after its checkpoints. Files
     are sorted by name, step-9 before step-10; shards are there as their index. VitpeError when there is none.
@@ -44,22 +107,17 @@ def history_files(path: Path) -> list[Path]:
             single = nested + single
         if single:
             return single
+    if run := newest_run(path, "history", tell):
+        return _single_files(run / "ckpts")
     pickles = sorted(file for file in _entries(path) if file.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise pickle_error(pickles[0])
-    raise VitpeError(f"no .safetensors checkpoint in {path}", _instead(path))
+    raise VitpeError(f"no .safetensors checkpoint in {path}", "train one with `vitpe train`, or name the files")
 
 
-def _instead(folder: Path) -> str:
-    """A hint for a folder without checkpoints: the runs in it, if there are any."""
-    runs = sorted(path for path in _entries(folder) if _is_file(path / "best.safetensors"))
-    if runs:
-        return f"name one of the runs in it: {', '.join(map(str, runs[:3]))}{', …' if len(runs) > 3 else ''}"
-    return "train one with `vitpe train`, or name the files"
-
-
-def weights_file(path: Path) -> Path:
-    """The file of whole weights that a path stands for: itself, or of a folder best.safetensors or the one model.
+def weights_file(path: Path, tell: Callable[[str], None] = _tell_nobody) -> Path:
+    """The file of whole weights that a path stands for: itself, of a folder best.safetensors or the one model, or of a
+    folder of runs the best of the newest, and tell is called with which it is.
 
     VitpeError when there is none.
     """
@@ -74,10 +132,12 @@ def weights_file(path: Path) -> Path:
             return file
     if len(single) == 1:
         return single[0]
-    raise no_single_model(path)
+    if run := newest_run(path, "weights", tell):
+        return run / "best.safetensors"
+    raise _no_single_model(path)
 
 
-def no_single_model(folder: Path) -> VitpeError:
+def _no_single_model(folder: Path) -> VitpeError:
     """For a folder where one model is expected, by what it holds instead."""
     try:
         files = history_files(folder)

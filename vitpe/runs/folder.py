@@ -1,7 +1,7 @@
 """A run's folder: who may write there, its configuration, its log, its files.
 
-runs/config.json, runs/metrics.csv (a row per log step), runs/ckpts/step-0000000.safetensors …, runs/best.safetensors,
-runs/last/state.safetensors (all that resuming needs).
+config.json, metrics.csv (a row per log step), ckpts/step-0000000.safetensors …, best.safetensors,
+last/state.safetensors (all that resuming needs).
 """
 
 import csv
@@ -12,7 +12,7 @@ import re
 import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TextIO
@@ -42,6 +42,10 @@ _IDENTITY: Final = "run"
 _OWN_FILES: Final = re.compile(r"config\.json|metrics\.csv|(best|state|step-\d{7,})\.safetensors")
 _WAIT: Final = "wait for it, or choose another folder: --run FOLDER"
 P = ParamSpec("P")
+
+
+class _TakenError(VitpeError):
+    """Another process writes to the folder."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class RunFolder:
                     f"cannot lock {self.path}: {error.strerror}", "choose a folder on another file system: --run FOLDER"
                 ) from error
             if not is_free:
-                raise VitpeError(f"another vitpe train is writing to {self.path}", hint)
+                raise _TakenError(f"another vitpe train is writing to {self.path}", hint)
             self._held = lock
             try:
                 yield
@@ -142,6 +146,11 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether there is a run that can be resumed: config.json is written once all that it takes is on disk."""
         return self.config.exists()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no file lies there: folders may be left of a run that could not begin."""
+        return self.path.is_dir() and not any(path != self.lock and path.is_file() for path in self.path.rglob("*"))
 
     def refuse_existing(self) -> None:
         """UsageError when the folder already holds a run or parts of one: a new run overwrites nothing."""
@@ -222,3 +231,33 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(self._rows)
         self.write(write_atomic, self.metrics, text.getvalue().encode())
+
+
+@contextmanager
+def new_run(folder: Path) -> Iterator[RunFolder]:
+    """The run FOLDER/N, locked, for the number after the last one there; of two that begin at once each has its own.
+
+    Raises VitpeError when it cannot be written.
+    """
+    number = _next_number(folder)
+    while True:
+        run = RunFolder(folder / str(number))
+        with ExitStack() as held:
+            try:
+                held.enter_context(run.locked())
+                is_ours = run.is_unused  # one may have begun and ended before the folder was locked
+            except _TakenError:
+                is_ours = False
+            if is_ours:
+                yield run
+                return
+        number += 1
+
+
+def _next_number(folder: Path) -> int:
+    """One more than the largest of what is there; what holds no file may be used."""
+    try:
+        numbers = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal()]
+    except OSError:
+        return 1  # creating it will say what is wrong
+    return 1 + max((int(path.name) for path in numbers if not RunFolder(path).is_unused), default=0)

@@ -90,7 +90,7 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals(hint: str) -> Iterator[StopRequest]:
+def stop_signals(hint: str = "") -> Iterator[StopRequest]:
     """Within, Ctrl-C, SIGTERM and the like set the request that is given; a second Ctrl-C stops at once.
 
     SIGHUP that is ignored from the start (nohup) stays ignored.

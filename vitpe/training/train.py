@@ -3,9 +3,10 @@
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 import torch
@@ -25,9 +26,10 @@ from vitpe.model.convert import convert_state_dict
 from vitpe.model.facts import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.runs.checkpoint import check_finite, load_foreign
-from vitpe.runs.folder import RunFolder, RunIdentity
+from vitpe.runs.find import RUNS
+from vitpe.runs.folder import RunFolder, RunIdentity, new_run
 from vitpe.runs.metadata import CheckpointInfo
-from vitpe.runs.state import load_state, save_state
+from vitpe.runs.state import RunProgress, load_state, save_state
 from vitpe.text import brief
 from vitpe.training.background import stop_signals
 from vitpe.training.balance import BalancedGroups, balanced_groups
@@ -58,50 +60,61 @@ _NUM_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
+class Best:
+    """The checkpoint of the highest mean accuracy on valid: its file, step, and that accuracy (0 to 1)."""
+
+    file: Path
+    step: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class TrainResult:
-    """folder: of the run. step: the last. scores: the last on valid, None where there is no valid split."""
+    """folder: of the run. step: the last. scores: the last on valid, and best: None where none was scored."""
 
     folder: Path
     step: int
     scores: Mapping[str, float] | None
+    best: Best | None
 
 
 def train(
     config: RunConfig,
-    folder: Path,
+    folder: Path | None,
     device: torch.device,
     reporter: Reporter,
     *,
     resume: bool = False,
     init: Path | None = None,
     init_grid: Grid | None = None,
-    command: str = "vitpe train",
     workers: Workers = ALONE,
     trackers: Sequence[Tracker] = (),
     minutes: float | None = None,
 ) -> TrainResult:
     """Train from the start, or with `resume` from the last saved state, to the plan's end.
 
-    resume: continue the run in `folder`.
+    folder: for the run; None for the next free number in RUNS. resume: continue the run that is there.
     init: a safetensors file of vitpe, timm, torchvision or Hugging Face to take the first weights from. init_grid:
     (rows, columns) of its position embeddings, for files that do not say it.
-    command: what a user types to resume, less --resume; stands in the note of an interrupted run.
     workers: this process among those that train together. trackers: told what metrics.csv has, by the first of them.
     minutes: the time that the whole may take, from which the number of steps is found; None for the configuration's.
     Raises VitpeError for what the user can repair, Interrupted (all saved) on Ctrl-C and SIGTERM.
     """
     began = time.monotonic()
-    run = RunFolder(folder)
     config = replace(config, data=_absolute(config.data))
-    if resume:
-        config = _continued(config, run, device, reporter)
-    else:
-        run.refuse_existing()
+    named = None if folder is None else RunFolder(folder)
+    if named is not None:
+        if resume:
+            config = _continued(config, named, device, reporter)
+        else:
+            named.refuse_existing()
     train_samples, valid_samples = _open_splits(config)
     labelled = _open_labelled(config, train_samples)
     groups = balanced_groups(labelled, config.train.balance) if config.train.balance else None
-    command = f"{command} --resume" if workers.world_size == 1 else "the same torchrun command and --resume"
-    with stop_signals(f"continue with: {command}") as stop, run.locked() if workers.is_first else nullcontext():
+    with stop_signals() as stop, _held(named, workers) as run:
+        stop.hint = _how_to_continue(run, workers)
+        if named is None:
+            reporter.note(f"run: {run.path}")
         told_by_first = Trackers(trackers if workers.is_first else (), reporter.note)
         context = RunContext(run, device, workers, reporter, stop, told_by_first)
         if workers.is_first:
@@ -156,7 +169,35 @@ def train(
             for note in (*train_samples.notes, *valid_samples.notes):
                 if note not in told:
                     reporter.note(note)  # of images, now that they were read
-    return TrainResult(run.path, trainer.step, trainer.progress.scores)
+    return TrainResult(run.path, trainer.step, trainer.progress.scores, _best(run, trainer.progress))
+
+
+def _best(run: RunFolder, progress: RunProgress) -> Best | None:
+    if progress.best_step is None or progress.best_score is None:
+        return None
+    return Best(run.best, progress.best_step, progress.best_score)
+
+
+@contextmanager
+def _held(named: RunFolder | None, workers: Workers) -> Iterator[RunFolder]:
+    """The run's folder, locked by the first worker, who also chooses it where none is named."""
+    if named is not None:
+        with named.locked() if workers.is_first else nullcontext():
+            yield named
+    elif workers.is_first:
+        with new_run(RUNS) as run:
+            workers.all_max(int(run.path.name))
+            yield run
+    else:
+        yield RunFolder(RUNS / str(*workers.all_max(0)))
+
+
+def _how_to_continue(run: RunFolder, workers: Workers) -> str:
+    options = f"--run {quote(str(run.path))} --resume"
+    alone = workers.world_size == 1
+    return (
+        f"continue with: vitpe train {options}" if alone else f"continue with: the same torchrun command and {options}"
+    )
 
 
 def _continued(config: RunConfig, run: RunFolder, device: torch.device, reporter: Reporter) -> RunConfig:

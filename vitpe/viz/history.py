@@ -68,14 +68,15 @@ def load_history(
 ) -> list[Checkpoint]:
     """The checkpoints that `paths` name, by step; without steps in the order given, folders sorted by name.
 
-    paths: run folders (with ckpts/), folders of checkpoints or of folders with a model each, and files, mixed at will;
+    paths: run folders (with ckpts/), folders of runs, whose newest is taken and noted, folders of checkpoints or of
+    folders with a model each, and files, mixed at will;
     a file named twice counts once, and so does a step that two files hold with the same embeddings.
     grid: (rows, columns) for files that do not say it.
     note: called with what a user should know: what was assumed of a file, and which ones were left out.
     Raises VitpeError, naming the file, for missing, damaged or non-ViT files, for embeddings of different shapes, and
     for one step with two different embeddings.
     """
-    folders = [[read_checkpoint(file, grid) for file in history_files(path)] for path in paths]
+    folders = [[read_checkpoint(file, grid) for file in history_files(path, note)] for path in paths]
     for line in dict.fromkeys(line for folder in folders for checkpoint in folder for line in checkpoint.notes):
         note(line)
     found = [checkpoint for folder in folders for checkpoint in _without_final_model(folder, note)]
