@@ -36,7 +36,7 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def load(path: str | Path | None = None, *, device: str | None = None, precision: Precision = "fp32") -> "LoadedModel":
-    """The model of a checkpoint, of a run's folder (its best), or of a folder of runs (the newest); None for that in runs.
+    """The model of a checkpoint, of a run (its best), or of a folder of runs (the newest); None for that in runs.
 
     device: "cpu", "cuda", "cuda:1", …; None for the CPU, with numpy for few images and torch for many, as
     `vitpe predict`. precision: of matrix products; "bf16" asks for torch.
