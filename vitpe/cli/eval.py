@@ -49,6 +49,14 @@ def evaluate(
         Literal["temperature", "platt"] | None,
         typer.Option(help="Calibrate probabilities on valid, store that in the checkpoint; report with --split test."),
     ] = None,
+    fit: Annotated[
+        Literal["head"] | None,
+        typer.Option(
+            help="Retrain the head for --by's attributes on equally many of valid's images of each group, into --out;"
+            " report with --split test."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New checkpoint for --fit head (.safetensors).")] = None,
     device: Device = None,
     precision: Precision = "fp32",
     output: Annotated[str | None, format_option("table", "json", "csv")] = None,
@@ -90,6 +98,7 @@ def evaluate(
             "--thresholds tune": thresholds == "tune",
             "--criterion": criterion,
             "--calibrate": calibrate,
+            "--fit": fit,
             "--device": device,
             "--precision": precision != "fp32",
             "--compare": compare,
@@ -101,6 +110,11 @@ def evaluate(
     if named not in ((2,) if compare else (0, 1)):
         hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
         raise UsageError(f"{named or 'no'} checkpoint{'s' * (named > 1)} named", hint)
+    if (fit is None) != (out is None):
+        given_alone, needed = ("--fit head", "--out NEW.safetensors") if out is None else (f"--out {out}", "--fit head")
+        raise UsageError(f"{given_alone} without {needed.split()[0]}", f"give both: {needed}")
+    if compare and fit is not None:
+        raise UsageError("--compare with --fit", "fit one checkpoint, then compare both")
     if compare and suspects is not None:
         raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
@@ -128,7 +142,7 @@ def evaluate(
 
         check_answers_file(answers)
     options = EvalOptions(
-        data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None, relabel
+        data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None, relabel, out
     )
     if from_answers is not None:
         show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)

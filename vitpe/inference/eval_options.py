@@ -11,6 +11,7 @@ from vitpe.errors import UsageError
 from vitpe.inference.groups import Terms
 from vitpe.inference.trained_on import OUT_OF_SAMPLE_HINT, data_of
 from vitpe.metrics.thresholds import Criterion, Method
+from vitpe.outputs import check_output
 from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import read_info
 from vitpe.text import some
@@ -27,6 +28,7 @@ class EvalOptions:
     thresholds: "tune", or a number for all attributes, or None for the checkpoint's own. criterion: of tuning, None
     for the first of CRITERIA. calibrate: None for not at all. precision: in which the model computes what is reported.
     by: which labels part the images into groups, empty for no groups.
+    refit: a new checkpoint, with rows of the head fitted on the groups, None for none.
     suspects: whether wrong labels are looked for, which only a model that did not train on them can find.
     Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
     """
@@ -41,6 +43,7 @@ class EvalOptions:
     by: Terms = field(default_factory=dict)
     suspects: bool = False
     relabel: Path | None = None
+    refit: Path | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:
@@ -50,6 +53,8 @@ class EvalOptions:
             )
         if self.criterion is not None and not self.tunes:
             raise UsageError(f"--criterion {self.criterion} without tuning", "tune thresholds with: --thresholds tune")
+        if self.refit is not None:
+            self._check_refit(self.refit)
         if self.fits and self.split == FIT_SPLIT:
             raise UsageError(
                 f"what is fitted on {FIT_SPLIT} must not be reported on {FIT_SPLIT}", "report on test: --split test"
@@ -59,6 +64,16 @@ class EvalOptions:
         if not self.tunes and self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.thresholds} is not a probability", "choose one from 0 to 1, or tune")
 
+    def _check_refit(self, out: Path) -> None:
+        if not self.by or not all(value is None for value in self.by.values()):
+            raise UsageError("--fit head without groups", "name what parts the images: --by Blond_Hair,Male")
+        if self.tunes or self.calibrate is not None:
+            other = "--thresholds tune" if self.tunes else f"--calibrate {self.calibrate}"
+            raise UsageError(f"--fit head with {other}", f"fit the head first, then call {other} on {out}")
+        if out.exists():
+            raise UsageError(f"--out {out} is there already", "choose another name, or move it away")
+        check_output(out, ".safetensors", "--out")
+
     @property
     def tunes(self) -> bool:
         """Whether thresholds are fitted."""
@@ -67,7 +82,7 @@ class EvalOptions:
     @property
     def fits(self) -> bool:
         """Whether anything is."""
-        return self.tunes or self.calibrate is not None
+        return self.tunes or self.calibrate is not None or self.refit is not None
 
     @property
     def threshold(self) -> float | None:

@@ -99,6 +99,8 @@ class EvalResult:
             yield f"{path} has thresholds {thresholds}, so {self.split} is scored at 0.5; --split test uses them"
         if info.calibration_split == self.split:
             yield f"{path} was calibrated on {self.split}, which flatters its Brier score and calibration error here"
+        if info.head_split == self.split:
+            yield f"{path} has head rows fitted on {self.split} by {', '.join(info.head_by)}, which flatters it here"
         missing = [name for name in info.attributes if name not in self.attributes]
         if missing:
             shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")

@@ -6,7 +6,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vitpe.config import Precision
 from vitpe.data.batches import Batches
@@ -19,8 +21,10 @@ from vitpe.inference.eval_options import FIT_SPLIT, EvalPlan
 from vitpe.inference.eval_result import EvalResult, calibration_in_words, thresholds_in_words
 from vitpe.inference.fit import LoadedCheckpoint, fit, held
 from vitpe.inference.groups import check_terms
+from vitpe.inference.head import refit_head
 from vitpe.inference.trained_on import check_out_of_sample, check_same_data
 from vitpe.model.inputs import classify_split, predicting_classifier
+from vitpe.model.vit import VisionTransformer
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.text import some
 
@@ -43,7 +47,7 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
     Raises VitpeError for checkpoints or data that cannot be read and when these share no attribute.
     """
     options = plan.options
-    if options.fits:
+    if options.fits and options.refit is None:
         for path in plan.checkpoints:
             with held(path):
                 pass  # to say at once what would be said after minutes
@@ -62,7 +66,9 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
             check_out_of_sample(path, loaded.info, plan.data, partial(opened, FIT_SPLIT, size), reporter.note)
         if options.by:
             check_terms(options.by, opened(options.split, size).attributes)
-        if options.fits:
+        if options.refit is not None:
+            loaded = _refit(loaded, tuple(options.by), opened(FIT_SPLIT, size), device, reporter, options.refit)
+        elif options.fits:
             fitted_on = answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, reporter)
             loaded = fit(loaded, fitted_on, options)
             info = loaded.info
@@ -87,6 +93,27 @@ def _train_labels(open_train: Callable[[], Samples], reporter: EvalReporter) -> 
         reporter.note(f"the training images' labels are not known, so nothing is weighted by them: {error.message}")
         return None
     return Labels(tuple(samples.attributes), samples.labels)
+
+
+def _refit(
+    loaded: LoadedCheckpoint,
+    by: tuple[str, ...],
+    samples: Samples,
+    device: torch.device,
+    reporter: EvalReporter,
+    out: Path,
+) -> LoadedCheckpoint:
+    check_terms(dict.fromkeys(by), samples.attributes)
+    info = loaded.info
+
+    def features(bare: VisionTransformer) -> NDArray[np.float64]:
+        batches = Batches(ImageStore(samples, device, "disk"), info.model.img_size, _BATCH_SIZE)
+        on_progress = reporter.start(f"features of {FIT_SPLIT}", len(samples.names))
+        return classify_split(predicting_classifier(bare, info.mean, info.std, device), batches.once(), on_progress)[0]
+
+    refitted, how = refit_head(loaded, by, samples, FIT_SPLIT, features, out)
+    reporter.note(f"wrote {out}: {how}")
+    return refitted
 
 
 def answer(

@@ -37,6 +37,8 @@ class CheckpointInfo:
     attributes: names of the A logits. mean, std: of the pixels / 255, per channel. thresholds: (A,) in [0, 1].
     stored_size: (height, width) that images are fitted to before the centre crop to model.img_size.
     thresholds_split, thresholds_criterion: where and for what the thresholds were tuned after training; None for 0.5.
+    head_split, head_by: where rows of the head were fitted anew on balanced groups, and by which attributes, of which
+    those among `attributes` have these rows; None and empty where none was.
     calibration_split, calibration_method: where and how the logits were calibrated; None where they were not.
     data_source: what it was trained on. balance: the attributes by which its images were in groups that came equally
     often. valid: scores on valid at `step`, where they were taken.
@@ -59,6 +61,8 @@ class CheckpointInfo:
     thresholds_criterion: str | None = None
     calibration_split: str | None = None
     calibration_method: str | None = None
+    head_split: str | None = None
+    head_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         num_attributes = len(self.attributes)
@@ -81,6 +85,8 @@ class CheckpointInfo:
         for split, how in (tuned, (self.calibration_split, self.calibration_method)):
             if (split is None) != (how is None):
                 raise VitpeError(f"something was fitted on {split} by {how}", "one cannot be without the other")
+        if (self.head_split is None) != (not self.head_by):
+            raise VitpeError(f"the head was fitted on {self.head_split} by {self.head_by}", "one needs the other")
         if min(self.step, self.images_seen) < 0:
             raise VitpeError(f"step is {self.step}, images_seen {self.images_seen}", "neither can be negative")
 
