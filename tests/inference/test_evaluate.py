@@ -402,7 +402,6 @@ def test_a_folder_of_checkpoints_names_what_can_be_scored(trained_run, celeba, t
     for path, fact, hint in (
         (run / "ckpts", f"is the history of a run, {count} checkpoints", f"name the run, whose best is taken: {run}"),
         (history, f"holds {count} checkpoints, none of them called best.safetensors", f"name one: {last}"),
-        (tmp_path / "all", "holds no checkpoint", f"name one of the runs in it: {run}"),
         (tmp_path / "x.safetensors", "holds no checkpoint", "train one"),
     ):
         for command in (["eval", "--data", celeba], ["predict", "a.jpg", "--checkpoint"], ["export"]):

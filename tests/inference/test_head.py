@@ -27,11 +27,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_celeba(tmp_path_factory.mktemp("many"), num_train=16, num_valid=120, num_test=40)
 
 
+@pytest.fixture(scope="module", params=["token", "avg", "queries"])
+def pooled(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on them."""
+    return trained(tmp_path_factory, data, request.param)
+
+
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on them, a mean-pooled model."""
+    """Another."""
+    return trained(tmp_path_factory, data, "token")
+
+
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path, pool: str) -> Path:
     folder = tmp_path_factory.mktemp("head") / "runs"
-    train_tiny(data, folder, model__global_pool="avg", data__attributes=["Red", "Green", "Bright"])
+    train_tiny(data, folder, model__global_pool=pool, data__attributes=["Red", "Green", "Bright"])
     return folder
 
 
@@ -39,30 +49,28 @@ def fit(run: Path, out: Path, *more: str | Path, by: str = ",".join(BY)):
     return call_vitpe("eval", run, "--fit", "head", "--by", by, "--out", out, "--split", "test", *more)
 
 
-def test_rows_are_fitted_on_what_the_head_is_given(run, data, tmp_path):
-    out = tmp_path / "new.safetensors"
+def test_rows_are_fitted_on_what_the_head_is_given(pooled, data, tmp_path):
+    run, out = pooled, tmp_path / "new.safetensors"
     before = (run / "best.safetensors").read_bytes()
     called = fit(run, out)
     assert called.code == 0, called.stderr
     assert (run / "best.safetensors").read_bytes() == before
 
     old, info = load_checkpoint(run / "best.safetensors")
-    given: list[torch.Tensor] = []
-    old.head.register_forward_hook(lambda _, inputs, __: given.append(inputs[0].detach()))
     valid = open_samples(DataConfig(str(data)), "valid", (16, 24))
-    with torch.no_grad():
-        PixelClassifier(old, info.mean, info.std)(crops(valid))
+    features = head_features(old, PixelClassifier(old, info.mean, info.std), crops(valid))
     grouping = group_by(valid.labels, valid.attributes, dict.fromkeys(BY))
-    features = given[0].double().numpy()
-    expected = retrain_last_layer([features] * 2, valid.labels[:, :2], grouping.group_of)
+    expected = retrain_last_layer(features, valid.labels[:, :2], grouping.group_of)
 
     new, written = load_checkpoint(out)
-    np.testing.assert_allclose(new.head.weight[:2].detach().numpy(), expected.weight, atol=1e-3)
-    np.testing.assert_allclose(new.head.bias[:2].detach().numpy(), expected.bias, atol=1e-3)
+    logits = PixelClassifier(new, info.mean, info.std)(crops(valid)).detach().numpy()
+    for row in (0, 1):
+        np.testing.assert_allclose(logits[:, row], features[row] @ expected.weight[row] + expected.bias[row], atol=2e-3)
     assert not torch.equal(new.head.weight[:2], old.head.weight[:2])
+    kept = {"head.weight": slice(2, None), "head.bias": slice(2, None), "query_pool.head_weight": slice(2, None)}
     for name, tensor in old.state_dict().items():
-        kept = slice(2, None) if name.startswith("head.") else slice(None)
-        assert torch.equal(new.state_dict()[name][kept] if tensor.ndim else new.state_dict()[name], tensor[kept])
+        rows = kept.get(name, ...)
+        assert torch.equal(new.state_dict()[name][rows], tensor[rows]), name
     assert written == replace(info, head_split="valid", head_by=BY)
     size = int(grouping.counts().min())
     c = expected.strengths
@@ -77,6 +85,27 @@ def test_rows_are_fitted_on_what_the_head_is_given(run, data, tmp_path):
     here = call_vitpe("eval", out).stderr
     assert f"{out} has head rows fitted on valid by Red, Green, which flatters it here" in here
     assert "flatters" not in again.stderr
+
+
+def head_features(model, classifier, images) -> list[np.ndarray]:
+    """What the first two attributes' rows read, from the logits alone: of unit rows each gives one number."""
+    old = [weight.detach().clone() for weight in model.head_weights()]
+    found = []
+    with torch.no_grad():
+        bias = model.head.bias.clone()
+        model.head.bias.zero_()
+        for number, weight in enumerate(model.head_weights()):
+            for other in model.head_weights():
+                other.zero_()
+            for column in range(weight.shape[1]):
+                weight.zero_()
+                weight[:, column] = 1
+                found.append(classifier(images)[:, :2].double().numpy())
+            weight.copy_(old[number])
+        for weight, values in zip(model.head_weights(), old, strict=True):
+            weight.copy_(values)
+        model.head.bias.copy_(bias)
+    return [np.stack([column[:, row] for column in found], axis=1) for row in (0, 1)]
 
 
 def crops(samples) -> torch.Tensor:

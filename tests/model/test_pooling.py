@@ -164,3 +164,15 @@ def test_what_cannot_be_taken_over_is_said() -> None:
             damaged[key] = tensor
         with pytest.raises(VitpeError, match=complaint):
             converted(damaged, NAMES)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "queries"])
+def test_logits_are_rows_of_the_head_times_what_they_read(pool: str) -> None:
+    model = random_model(replace(CONFIG, global_pool=pool))
+    images = random_images(model, 3)
+    tokens = model.embed(images)
+    inputs = model.head_inputs(tokens, [3, 0])
+    rows = torch.cat(model.head_weights(), dim=1)[[3, 0]]
+    assert inputs.shape == (3, 2, rows.shape[1])
+    logits = (inputs * rows).sum(dim=2) + model.head.bias[[3, 0]]
+    torch.testing.assert_close(logits, model.classify(tokens)[:, [3, 0]], rtol=1e-4, atol=1e-4)

@@ -81,7 +81,6 @@ def test_runs_that_is_a_run_itself_is_one_of_them() -> None:
     make_run("runs/2", 40)
     assert default_run("weights", told.append) == RUNS / "2"
     assert told == [
-        "runs: the only run in runs",
         "runs: the newest of 2 runs in runs",
         "runs/2: the newest of 3 runs in runs",
     ]

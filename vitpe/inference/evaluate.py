@@ -106,10 +106,10 @@ def _refit(
     check_terms(dict.fromkeys(by), samples.attributes)
     info = loaded.info
 
-    def features(bare: VisionTransformer) -> NDArray[np.float64]:
+    def features(model: VisionTransformer) -> NDArray[np.float64]:
         batches = Batches(ImageStore(samples, device, "disk"), info.model.img_size, _BATCH_SIZE)
         on_progress = reporter.start(f"features of {FIT_SPLIT}", len(samples.names))
-        return classify_split(predicting_classifier(bare, info.mean, info.std, device), batches.once(), on_progress)[0]
+        return classify_split(predicting_classifier(model, info.mean, info.std, device), batches.once(), on_progress)[0]
 
     refitted, how = refit_head(loaded, by, samples, FIT_SPLIT, features, out)
     reporter.note(f"wrote {out}: {how}")

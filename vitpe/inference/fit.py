@@ -51,7 +51,8 @@ def fit(loaded: LoadedCheckpoint, answers: EvalResult, options: EvalOptions) -> 
         calibration = calibrate(logits, answers.labels, options.calibrate)
         scale = torch.from_numpy(calibration.scale).float()
         with torch.no_grad():
-            model.head.weight.mul_(scale[:, None])
+            for weight in model.head_weights():
+                weight.mul_(scale[:, None])
             model.head.bias.mul_(scale).add_(torch.from_numpy(calibration.offset).float())
         logits = calibration.apply(logits)
         info = replace(

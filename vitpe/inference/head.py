@@ -1,14 +1,14 @@
 """Rows of a checkpoint's head, fitted anew on balanced groups of images, into a new checkpoint."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 from vitpe.data.samples import Samples
 from vitpe.errors import VitpeError
@@ -20,12 +20,26 @@ from vitpe.metrics.thresholds import DEFAULT_THRESHOLD
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.checkpoint import save_checkpoint
 
-Features = Callable[[VisionTransformer], NDArray[np.float64]]
-"""A model whose head is left out → (n, D), what it gives for each image of the split."""
+
+class HeadInputs(VisionTransformer):
+    """What the head's rows of some attributes read, (B, num_attributes · F), in place of logits: see `head_inputs`."""
+
+    def __init__(self, model: VisionTransformer, attributes: Sequence[int]) -> None:
+        super().__init__(model.config)
+        self.load_state_dict(model.state_dict())
+        self.eval()
+        self._attributes = tuple(attributes)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        return self.head_inputs(tokens, self._attributes).flatten(1)
+
+
+Answering = Callable[[VisionTransformer], NDArray[np.float64]]
+"""Runs a model on each of a split's n images: (n, …)."""
 
 
 def refit_head(
-    loaded: LoadedCheckpoint, by: tuple[str, ...], samples: Samples, split: str, features: Features, out: Path
+    loaded: LoadedCheckpoint, by: tuple[str, ...], samples: Samples, split: str, run: Answering, out: Path
 ) -> tuple[LoadedCheckpoint, str]:
     """Fit the rows of those attributes of `by` that the checkpoint answers, and write `out`; and how, in words.
 
@@ -45,12 +59,14 @@ def refit_head(
             "fit the head of a checkpoint of its history, then calibrate: RUN/ckpts/step-….safetensors",
         )
     labels = samples.labels[:, [samples.attributes.index(name) for name in refitted]]
-    inputs = features(_without_head(loaded.model))
-    layer = retrain_last_layer([inputs] * len(refitted), labels, grouping.group_of)
-    model = copy.deepcopy(loaded.model).cpu()
     rows = [info.attributes.index(name) for name in refitted]
+    inputs = np.split(run(HeadInputs(loaded.model, rows)), len(rows), axis=1)
+    layer = retrain_last_layer(inputs, labels, grouping.group_of)
+    model = copy.deepcopy(loaded.model).cpu()
+    weights = model.head_weights()
     with torch.no_grad():
-        model.head.weight[rows] = torch.from_numpy(layer.weight).float()
+        for weight, part in zip(weights, np.split(layer.weight, len(weights), axis=1), strict=True):
+            weight[rows] = torch.from_numpy(part).float()
         model.head.bias[rows] = torch.from_numpy(layer.bias).float()
     info = replace(
         info,
@@ -80,13 +96,6 @@ def _grouping(samples: Samples, by: tuple[str, ...], split: str) -> Grouping:
         )
     names = tuple(name for name, count in zip(grouping.names, counts, strict=True) if count)
     return Grouping(grouping.by, names, np.unique(grouping.group_of, return_inverse=True)[1].astype(np.intp))
-
-
-def _without_head(model: VisionTransformer) -> VisionTransformer:
-    """A copy that gives what its head would be given."""
-    bare = copy.deepcopy(model)
-    bare.head = nn.Identity()  # type: ignore[assignment]
-    return bare
 
 
 def _in_words(refitted: tuple[str, ...], grouping: Grouping, layer: LastLayer, split: str) -> str:

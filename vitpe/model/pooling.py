@@ -39,6 +39,12 @@ class QueryPool(nn.Module):
         logits = (scores.softmax(dim=1) * values).sum(dim=1)
         return logits.view(tokens.shape[0], self.num_heads, -1).sum(dim=1)
 
+    def found(self, tokens: Tensor) -> Tensor:
+        """Normalised tokens (B, T, D) → (B, A, D): what each attribute's row of `head_weight` reads."""
+        values = self.value(tokens).view(*tokens.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, h, T, D/h)
+        found: Tensor = (self.attention(tokens) @ values).transpose(1, 2).flatten(2)
+        return found
+
     def attention(self, tokens: Tensor) -> Tensor:
         """Normalised tokens (B, T, D) → (B, h, A, T): how each head of each attribute shares its look, of sum 1."""
         scores, _ = linear(tokens, self._folded()).chunk(2, dim=-1)

@@ -7,7 +7,7 @@ T tokens, A attributes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -199,7 +199,13 @@ class VisionTransformer(nn.Module):
         return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def classify(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, T, D) → logits (B, A).
+        """Tokens (B, T, D) → logits (B, A)."""
+        pooled, tokens = self._encode(tokens)
+        logits: Tensor = self.head(pooled)
+        return logits if self.query_pool is None else logits + self.query_pool(tokens)
+
+    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, D) → what the head reads, (B, D), and the last block's normalised tokens.
 
         Where the head reads the class token alone, the last block computes that alone: the same logits for less.
         """
@@ -207,8 +213,21 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         tokens = self.norm(self.blocks[-1](tokens, first_only=self.config.global_pool == "token"))
         pooled = tokens[:, 1:].mean(dim=1) if self.config.global_pool == "avg" else tokens[:, 0]
-        logits: Tensor = self.head(self.fc_norm(pooled))
-        return logits if self.query_pool is None else logits + self.query_pool(tokens)
+        return self.fc_norm(pooled), tokens
+
+    def head_weights(self) -> list[Tensor]:
+        """Each attribute has a row in each of these, (A, D): its logit is the rows · what they read + bias."""
+        return [self.head.weight, *([] if self.query_pool is None else [self.query_pool.head_weight])]
+
+    def head_inputs(self, tokens: Tensor, attributes: Sequence[int]) -> Tensor:
+        """Tokens (B, T, D) → (B, len(attributes), F): what the rows of these attributes read, those of the F / D
+        `head_weights` one after the other.
+        """
+        pooled, tokens = self._encode(tokens)
+        inputs = pooled[:, None].expand(-1, len(attributes), -1)
+        if self.query_pool is None:
+            return inputs
+        return torch.cat([inputs, self.query_pool.found(tokens)[:, list(attributes)]], dim=2)
 
     def attribute_attention(self, images: Tensor, normalize: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Images (B, C, H, W) → (B, A, N): the share of each attribute's look that goes to each patch, the mean of the

@@ -59,6 +59,8 @@ def _newest(folder: Path, runs: list[Path], tell: Callable[[str], None]) -> Path
     if not runs:
         return None
     newest = max(runs, key=lambda run: (_started(run), _natural_key(run)))
+    if runs == [folder]:
+        return newest
     tell(f"{newest}: the {'only run' if len(runs) == 1 else f'newest of {len(runs)} runs'} in {folder}")
     return newest
 
