@@ -7,6 +7,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -18,6 +19,7 @@ from vitpe.config import ModelConfig
 from vitpe.data.images import Pixels
 from vitpe.launch import num_cpus
 from vitpe.model.numpy_forward import NumpyClassifier
+from vitpe.model.occlusion import KeptLogits
 from vitpe.model.shapes import tensor_shapes
 from vitpe.runs.metadata import CheckpointInfo
 
@@ -47,6 +49,9 @@ class Engine(Protocol):
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """uint8 (3, H, W) images of the model's size → (B, A) logits."""
 
+    def kept_logits(self, image: Pixels) -> KeptLogits:
+        """What is answered from some of the patches of an image."""
+
 
 class NumpyEngine:
     """One image at a time, in the calling thread alone."""
@@ -61,6 +66,19 @@ class NumpyEngine:
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A)"""
         return np.array([self._classifier(image) for image in images], dtype=np.float64)
+
+    def kept_logits(self, image: Pixels) -> KeptLogits:
+        """Of one image, on all cores."""
+        tokens = self._classifier.embed(image)
+
+        def one(kept: NDArray[np.intp]) -> NDArray[np.float32]:
+            return self._classifier.classify(np.concatenate([tokens[:1], tokens[1:][kept]]))
+
+        def logits(keep: NDArray[np.intp]) -> NDArray[np.float64]:
+            with ThreadPoolExecutor(num_cpus()) as pool:
+                return np.array(list(pool.map(one, keep)), dtype=np.float64)
+
+        return logits
 
 
 class HandingOver:
@@ -85,6 +103,10 @@ class HandingOver:
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A), by the one that answers now."""
         return self._engine.classify(images)
+
+    def kept_logits(self, image: Pixels) -> KeptLogits:
+        """Of the one that answers now."""
+        return self._engine.kept_logits(image)
 
     def begin(self) -> None:
         """Load the second engine in a thread of its own; once it is there, it answers. May be called often."""

@@ -1,6 +1,7 @@
 """The model in torch, on any device."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from vitpe.config import Precision
 from vitpe.data.images import Pixels, use_torchvision
-from vitpe.model.inputs import classify, predicting_classifier, stack_images
+from vitpe.model.inputs import classify, classify_kept, predicting_classifier, stack_images
+from vitpe.model.occlusion import KeptLogits
+from vitpe.model.relevance import AttentionRelevance
 from vitpe.runs.checkpoint import build_model
 from vitpe.runs.metadata import CheckpointInfo
 
@@ -34,6 +37,7 @@ class TorchEngine:
         use_torchvision()
         self.device = device
         model = build_model(info, {name: torch.from_numpy(array) for name, array in weights.items()})
+        self._model, self._info = model.to(device), info
         self.classifier = predicting_classifier(model, info.mean, info.std, device, precision)
 
     @property
@@ -49,3 +53,23 @@ class TorchEngine:
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A)"""
         return classify(self.classifier, stack_images(images).to(self.device)).cpu().double().numpy()
+
+    def kept_logits(self, image: Pixels) -> KeptLogits:
+        """Of one image, in batches."""
+        pixels, size = stack_images([image]).to(self.device), 8 * self.max_batch
+
+        def logits(keep: NDArray[np.intp]) -> NDArray[np.float64]:
+            sets = torch.from_numpy(keep).to(self.device).split(size)
+            return torch.cat([classify_kept(self.classifier, pixels, part) for part in sets]).cpu().double().numpy()
+
+        return logits
+
+    def relevance(self, image: Pixels, columns: Sequence[int], signs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K, N): see AttentionRelevance."""
+        pixels = stack_images([image]).to(self.device)
+        found = self._relevance(pixels, columns, torch.from_numpy(signs).float().to(self.device)[None])
+        return found[0].cpu().double().numpy()
+
+    @cached_property
+    def _relevance(self) -> AttentionRelevance:
+        return AttentionRelevance(self._model, self._info.mean, self._info.std)

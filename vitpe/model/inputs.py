@@ -50,6 +50,10 @@ class PixelClassifier(nn.Module):
         logits: Tensor = self.model(images, keep, self._normalize)
         return logits.float()
 
+    def embed(self, images: Tensor) -> Tensor:
+        """→ tokens (B, 1+N, D)"""
+        return self.model.embed(images, None, self._normalize)
+
     def _normalize(self, patches: Tensor) -> Tensor:
         values: Tensor = self.normalize(patches)
         return values.to(self.model.pos_embed.dtype)
@@ -82,11 +86,15 @@ class FoldedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: as from `stack_images`; any other order in memory is slower."""
+        logits: Tensor = self.model.classify(self.embed(images))
+        return logits.float()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """→ tokens (B, 1+N, D)"""
         # A pixel's 256 values are whole numbers in bfloat16, too.
         pixels = self._patches(images).type(self.weight.dtype)
         tokens = linear(pixels, self.weight, self.bias) + self.model.pos_embed[:, 1:]
-        logits: Tensor = self.model.classify(self.model.add_cls_token(tokens))
-        return logits.float()
+        return self.model.add_cls_token(tokens)
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → (B, N, P·P·C)"""
@@ -102,7 +110,7 @@ def predicting_classifier(
     std: Sequence[float],
     device: torch.device,
     precision: Precision = "fp32",
-) -> nn.Module:
+) -> PixelClassifier | FoldedClassifier:
     """The fastest one without gradients: uint8 images (B, C, H, W) → float32 logits (B, A), on the device.
 
     precision: on a GPU "fp32" is what `autocast` makes of it; with "bf16" all is computed in bfloat16, by a copy of the
@@ -111,8 +119,8 @@ def predicting_classifier(
     if precision == "bf16":
         check_bfloat16(device)
         model = copy.deepcopy(model).to(torch.bfloat16)
-    folded = FoldedClassifier(model, mean, std) if model.stem is None else PixelClassifier(model, mean, std)
-    return folded.to(device)
+    kind = FoldedClassifier if model.stem is None else PixelClassifier
+    return kind(model, mean, std).to(device)
 
 
 def stack_images(images: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -132,6 +140,15 @@ def classify(classifier: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode(), autocast(images.device):
         logits: Tensor = classifier(images)
         return logits
+
+
+def classify_kept(classifier: PixelClassifier | FoldedClassifier, image: Tensor, keep: Tensor) -> Tensor:
+    """One uint8 image (1, C, H, W) → float32 logits (M, A) of M sets of its patches, whose numbers are keep (M, K)."""
+    with torch.inference_mode(), autocast(image.device):
+        tokens = classifier.embed(image)
+        cls_token = tokens[:, :1].expand(len(keep), -1, -1)
+        logits: Tensor = classifier.model.classify(torch.cat([cls_token, tokens[0, 1:][keep]], dim=1))
+    return logits.float()
 
 
 def classify_split(

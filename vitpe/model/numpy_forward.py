@@ -39,7 +39,10 @@ class NumpyClassifier:
 
     def __call__(self, image: NDArray[np.uint8]) -> Array:
         """(C, H, W) → (A,)"""
-        tokens = self._embed(image)
+        return self.classify(self.embed(image))
+
+    def classify(self, tokens: Array) -> Array:
+        """Tokens (T, D), the class token first, of all patches or of some → logits (A,)."""
         pool = self.config.global_pool
         for number in range(self.config.depth):
             tokens = self._block(tokens, f"blocks.{number}", pool == "token" and number == self.config.depth - 1)
@@ -68,8 +71,8 @@ class NumpyClassifier:
         folded[0] *= np.float32((dim // h) ** -0.5)
         return np.concatenate(folded).reshape(-1, dim)
 
-    def _embed(self, image: NDArray[np.uint8]) -> Array:
-        """(C, H, W) → (1+N, D)"""
+    def embed(self, image: NDArray[np.uint8]) -> Array:
+        """(C, H, W) → tokens (1+N, D)"""
         pixels = image.transpose(1, 2, 0) * self._scale + self._shift
         pos_embed = self._weights["pos_embed"][0]
         tokens = self._patches(pixels, self.config.patch_size) @ self._filters.T

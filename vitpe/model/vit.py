@@ -42,6 +42,8 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim)
         self.proj = nn.Linear(embed_dim, embed_dim)
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attend
+        """Replaced where the weights themselves are asked for: vitpe.model.relevance."""
 
     def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
         """(B, T, D) → (B, T, D); with `first_only` the first token's output alone, (B, 1, D), at its lower cost."""
@@ -53,7 +55,7 @@ class Attention(nn.Module):
         else:
             qkv = self.qkv(tokens).view(b, t, 3, self.num_heads, d // self.num_heads)
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out: Tensor = self.proj(attend(q, k, v).transpose(1, 2).reshape(b, -1, d))
+        out: Tensor = self.proj(self.attend(q, k, v).transpose(1, 2).reshape(b, -1, d))
         return out
 
     def _split_heads(self, features: Tensor) -> Tensor:
