@@ -90,6 +90,12 @@ def test_all_that_a_single_answer_needs_is_imported_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_command_line_imports_no_numpy():
+    """predict says how many threads it may use before it is imported: afterwards nobody asks."""
+    code = "import sys; import vitpe.cli.app; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("path", modules(), ids=str)
 def test_only_the_command_line_prints(path):
     assert room_of(path) in ("cli", "__main__") or "print" not in calls(path)

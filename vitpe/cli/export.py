@@ -1,13 +1,15 @@
 """`vitpe export`: a checkpoint in the forms of other libraries."""
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from vitpe.cli.options import Checkpoint
-from vitpe.inference.predictions import EvalInfo
-from vitpe.metrics.scores import Scores
+
+if TYPE_CHECKING:
+    from vitpe.inference.predictions import EvalInfo
+    from vitpe.metrics.scores import Scores
 
 EXAMPLES = "vitpe export runs --out faces.onnx\nvitpe export runs --format hf --out faces"
 _OUT: Final = {
@@ -83,7 +85,7 @@ def _write_folder(path: Path, library: Literal["hf", "timm"], folder: Path) -> N
         write_atomic(folder / name, data)
 
 
-def _scored(path: Path) -> tuple[Scores, EvalInfo] | None:
+def _scored(path: Path) -> "tuple[Scores, EvalInfo] | None":
     """The scores on valid and of what they are; None, with a note, where its images are not at hand."""
     from vitpe.cli.console import Counters, show_note
     from vitpe.device import select_device

@@ -3,7 +3,7 @@
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,11 +18,13 @@ from vitpe.cli.options import (
 )
 from vitpe.cli.results import write_result
 from vitpe.config import DRAWN_FACES
+from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.inference.inputs import PredictInputs
 
 EXAMPLES = (
-    "vitpe predict face.jpg\nvitpe predict photos --format csv > photos.csv\n"
+    "vitpe predict face.jpg\nvitpe predict face.jpg --maps maps --attributes Smiling,Eyeglasses\n"
+    "vitpe predict photos --format csv > photos.csv\n"
     "find photos -name '*.jpg' -print0 | vitpe predict -0 -"
 )
 
@@ -53,6 +55,10 @@ def predict(
     device: Device = None,
     precision: Precision = "fp32",
     output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where the answers come from (PNG).")] = None,
+    map_method: Annotated[
+        Literal["occlusion", "relevance"], typer.Option(help="relevance is faster for large models, less faithful.")
+    ] = "occlusion",
     top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Show only these attributes: Smiling,Male.")] = None,
 ) -> None:
@@ -60,12 +66,16 @@ def predict(
     kind = choose_format(output, ("table", "jsonl", "json", "csv"))
     in_range("--top", top, Bounds(1, 100_000))
     in_range("--threshold", threshold, Bounds(0, 1))
-    inputs = PredictInputs(files or [], null, stdin_image, None if save_crops is None else str(save_crops))
+    if maps is None and map_method != "occlusion":
+        raise UsageError(f"--map-method {map_method} without --maps", "name a folder for the pictures: --maps FOLDER")
+    pictures = [str(folder) for folder in (save_crops, maps) if folder is not None]
+    inputs = PredictInputs(files or [], null, stdin_image, pictures)
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each core has an image of its own, and no two wait for another
     from vitpe.data.images import Remarks
     from vitpe.inference import predict
     from vitpe.inference.align import FaceAligner
+    from vitpe.inference.maps import NUM_MAPS, MapOptions
     from vitpe.reporting import records
     from vitpe.runs.find import default_run, weights_file
     from vitpe.runs.weights import load_arrays
@@ -73,8 +83,13 @@ def predict(
     path = weights_file(checkpoint or default_run("weights", _note), _note)
     weights, info = load_arrays(path)
     listing = predict.Listing.of(info, attributes, threshold, top)
-    engine, images = predict.choose_engine(weights, info, inputs, device, precision, streaming=inputs.is_stream)
-    predictor = predict.Predictor(engine, info, listing)
+    asked = None
+    if maps is not None:
+        asked = MapOptions(map_method, NUM_MAPS if attributes is None and top is None else None)
+    engine, images = predict.choose_engine(
+        weights, info, inputs, device, precision, streaming=inputs.is_stream, maps=asked
+    )
+    predictor = predict.Predictor(engine, info, listing, asked)
     if info.data_source == DRAWN_FACES:
         _note("this model was trained on drawn faces: do not trust it on photos")
     aligner = FaceAligner(_note) if align else None
@@ -82,6 +97,10 @@ def predict(
     found = predict.predict_files(predictor, images, aligner, save_crops, streaming=inputs.is_stream, remarks=remarks)
     with closing(found):
         predictions = read_errors.watch(found)
+        if maps is not None:
+            from vitpe.cli.map_output import with_pictures
+
+            predictions = with_pictures(predictions, maps)
         if kind == "table":
             from vitpe.cli.console import show_table
             from vitpe.reporting.predict_table import predict_summary, predict_table

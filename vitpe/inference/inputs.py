@@ -18,13 +18,13 @@ from vitpe.errors import UsageError, VitpeError
 from vitpe.files import read_bounded, read_stream
 
 STDIN: Final = "-"
-CROP_NAME: Final = re.compile(r"\d{8}-.*\.png", re.DOTALL)
-"""Of the files that `vitpe predict --save-crops` writes."""
+PICTURE_NAME: Final = re.compile(r"\d{8}-.*\.png", re.DOTALL)
+"""Of the pictures that `vitpe predict` writes."""
 DATASETS: Final = (".parquet", *TAR_SUFFIXES)
 """Suffixes of files that hold many images; of a compressed one it is said how to unpack it."""
 _READ_BYTES: Final = 1 << 16
 _NUM_REASONS: Final = 8
-_CROPS: Final = "in the folder of the crops"
+_OUTPUTS: Final = "in a folder of crops or maps"
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 
 
@@ -55,14 +55,14 @@ class PredictInputs:
     """The inputs that a command line asks for; iterate over them once.
 
     arguments: see `expand`. null: names on stdin end in NUL and not in a line's end. stdin_image: stdin is the image.
-    crops: the folder that gets crops, which are no input. left_out: of what is not read, how much there is, by reason.
+    outputs: folders that get pictures, which are no input. left_out: of what is not read, how much there is, by reason.
     Raises UsageError when nothing is asked for, or two things.
     """
 
     arguments: Sequence[str]
     null: bool = False
     stdin_image: bool = False
-    crops: str | None = None
+    outputs: Sequence[str] = ()
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class PredictInputs:
         if self.stdin_image:
             return iter([_image_from(_unbuffered_stdin())])
         stdin = _unbuffered_stdin() if self.is_stream else io.BytesIO()
-        return expand(self.arguments, stdin, b"\0" if self.null else b"\n", self.crops, self.left_out)
+        return expand(self.arguments, stdin, b"\0" if self.null else b"\n", self.outputs, self.left_out)
 
     def note(self) -> str | None:
         """What was left out, in a line; None when nothing was."""
@@ -109,26 +109,26 @@ def expand(
     arguments: Iterable[str],
     stdin: BinaryIO,
     separator: bytes,
-    crops: str | None = None,
+    outputs: Sequence[str] = (),
     left_out: Counter[str] | None = None,
 ) -> Iterator[Input]:
     """Files as they are, the images in parquet files and tar archives, those below folders, what glob patterns match,
     and for "-" the names on `stdin`.
 
     Below a folder: sorted, recursively, links followed but each folder read once, by the suffixes of what can be read;
-    hidden ones are left out. Of what is not named itself, the folder `crops` is left out, and the crops in it. A file
-    that exists is never taken for a pattern, and names on stdin are names of files only. What gives no image becomes an
-    Input with an error; the rest goes on. left_out: counts what is left out, by reason.
+    hidden ones are left out. Of what is not named itself, the folders `outputs` are left out, and the pictures in them.
+    A file that exists is never taken for a pattern, and names on stdin are names of files only. What gives no image
+    becomes an Input with an error; the rest goes on. left_out: counts what is left out, by reason.
     """
     left_out = Counter() if left_out is None else left_out
     for argument in arguments:
         if argument == STDIN:
             names = names_from(stdin, separator)
-            yield from (Input(name) for name in names if not _is_crop(name, crops, left_out))
+            yield from (Input(name) for name in names if not _is_picture(name, outputs, left_out))
         elif os.path.isdir(argument):  # noqa: PTH112 - unlike Path's it is False, and never raises, for any text
-            yield from _images_below(argument, crops, left_out)
+            yield from _images_below(argument, outputs, left_out)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            yield from _matches(argument, crops, left_out)
+            yield from _matches(argument, outputs, left_out)
         elif _is_dataset(argument):
             yield from _images_in(argument)
         else:
@@ -156,29 +156,29 @@ def _images_in(path: str) -> Iterator[Input]:
         yield Input(path, error=error.message)
 
 
-def _matches(pattern: str, crops: str | None, left_out: Counter[str]) -> Iterator[Input]:
+def _matches(pattern: str, outputs: Sequence[str], left_out: Counter[str]) -> Iterator[Input]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
     if not matches:
         yield Input(pattern, error="nothing matches this pattern")
     for name in matches:
         if not os.path.isdir(name):  # noqa: PTH112
-            if not _is_crop(name, crops, left_out):
+            if not _is_picture(name, outputs, left_out):
                 yield Input(name)
         elif "**" not in pattern:  # which matches what is in the folder, too
-            yield from _images_below(name, crops, left_out, named=False)
+            yield from _images_below(name, outputs, left_out, named=False)
 
 
-def _is_crop(name: str, crops: str | None, left_out: Counter[str]) -> bool:
-    """Whether it is one of the crops in that folder; counted."""
+def _is_picture(name: str, outputs: Sequence[str], left_out: Counter[str]) -> bool:
+    """Whether it is one of the pictures in those folders; counted."""
     folder, base = os.path.split(name)
     found = (
-        crops is not None
-        and CROP_NAME.fullmatch(base) is not None
+        bool(outputs)
+        and PICTURE_NAME.fullmatch(base) is not None
         and (identity := _identity(folder or os.curdir)) is not None
-        and identity == _identity(crops)
+        and identity in map(_identity, outputs)
     )
     if found:
-        left_out[_CROPS] += 1
+        left_out[_OUTPUTS] += 1
     return found
 
 
@@ -232,11 +232,11 @@ def _names(parts: Iterable[bytes], separator: bytes) -> Iterator[str]:
             yield os.fsdecode(name)
 
 
-def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named: bool = True) -> Iterator[Input]:
-    """named: the user did name this very folder, so that it should have images, and is no folder of crops alone."""
+def _images_below(root: str, outputs: Sequence[str], left_out: Counter[str], *, named: bool = True) -> Iterator[Input]:
+    """named: the user did name this very folder, so that it should have images, and is no folder of pictures alone."""
     found = False
     refused: list[tuple[str, str]] = []
-    away = None if crops is None else _identity(crops)
+    away = {_identity(output) for output in outputs} - {None}
     seen: set[tuple[int, int] | None] = set()
     folders = [root]
     while folders:
@@ -251,8 +251,8 @@ def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named
         except OSError as error:
             refused.append((folder, error.strerror or str(error)))
             continue
-        if away is not None and identity == away and not (named and folder == root):
-            left_out[_CROPS] += len(names)
+        if identity in away and not (named and folder == root):
+            left_out[_OUTPUTS] += len(names)
             continue
         inner = []
         for entry in names:
@@ -265,7 +265,7 @@ def _images_below(root: str, crops: str | None, left_out: Counter[str], *, named
             elif not entry.name.startswith(".") and _is_dataset(path):
                 found = True
                 yield from _images_in(path)
-            elif _is_wanted(entry, left_out) and not _is_crop(path, crops, left_out):
+            elif _is_wanted(entry, left_out) and not _is_picture(path, outputs, left_out):
                 found = True
                 yield Input(path)
         folders += reversed(inner)

@@ -7,13 +7,14 @@ read, decode and crop; the caller's thread alone runs the model. Torch-free: see
 
 import io
 import itertools
+import math
 import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from vitpe.errors import VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.inference.engines import Engine, HandingOver, NumpyEngine, many_images
 from vitpe.inference.inputs import Input
+from vitpe.inference.maps import MapOptions, explain
 from vitpe.inference.predictions import Prediction, select_attributes
 from vitpe.launch import num_cpus
 from vitpe.metrics.thresholds import sigmoid
@@ -34,7 +36,7 @@ from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
 from vitpe.runs.metadata import CheckpointInfo
 
 _GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
-_CROP_NAME_BYTES: Final = 150
+_PICTURE_NAME_BYTES: Final = 150
 
 _Read = tuple[str, Pixels] | Prediction
 """An input's name and pixels, or the record of one that cannot be read."""
@@ -68,11 +70,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class Predictor:
-    """uint8 images → predictions."""
+    """uint8 images → predictions. maps: which maps they get, None for none."""
 
     engine: Engine
     info: CheckpointInfo
     listing: Listing
+    maps: MapOptions | None = None
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -91,9 +94,15 @@ class Predictor:
             )
         probs = sigmoid(logits)[:, list(self.listing.columns)]
         thresholds = np.array(self.listing.thresholds)
-        return [
+        found = [
             Prediction.from_probs(name, row, self.attributes, thresholds, top=self.listing.top)
             for (name, _), row in zip(images, probs, strict=True)
+        ]
+        if self.maps is None:
+            return found
+        return [
+            replace(prediction, maps=explain(self.engine, self.info, image, prediction, self.maps))
+            for (_, image), prediction in zip(images, found, strict=True)
         ]
 
     def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> Pixels:
@@ -140,12 +149,13 @@ def choose_engine(
     precision: Precision = "fp32",
     *,
     streaming: bool = False,
+    maps: MapOptions | None = None,
 ) -> tuple[Engine, Iterable[Input]]:
     """What will be done soonest, and the inputs again, some of which are looked at for it.
 
-    Numpy for fewer than `many_images`, torch for more; for a stream, numpy until so many wait. Where a device or
-    another precision is asked for, torch. Equal inputs get the same one; when a stream changes to torch is up to the
-    clock.
+    Numpy for fewer than `many_images`, torch for more; for a stream, numpy until so many wait; with maps, for which the
+    model runs more often, for as many fewer. Where a device or another precision is asked for, or maps that need
+    gradients, torch. Equal inputs get the same one; when a stream changes to torch is up to the clock.
     weights, info: as from `load_arrays`, read once, so that both engines have the same though the file is replaced.
     """
 
@@ -155,9 +165,9 @@ def choose_engine(
 
         return TorchEngine(weights, info, select_device(device), precision)
 
-    if device is not None or precision != "fp32":
+    if device is not None or precision != "fp32" or (maps is not None and maps.needs_torch):
         return load_torch(), inputs
-    many = many_images(info.model)
+    many = math.ceil(many_images(info.model) / (1 if maps is None else maps.num_passes(info.model)))
     if streaming:
         return HandingOver(NumpyEngine(weights, info), load_torch, many), inputs
     rest = iter(inputs)
@@ -191,7 +201,7 @@ def predict_files(
                 found.append(Prediction(image.name, error=error.message))
                 continue
             if crops is not None:
-                crop = crops / _crop_name(number, image.name)
+                crop = crops / picture_name(number, image.name)
                 refuse_foreign(crop)
                 write_atomic(crop, _png(pixels))
             found.append((image.name, pixels))
@@ -207,7 +217,7 @@ def predict_files(
         return [*answer(found)] if engine.in_workers else found
 
     if crops is not None:
-        _make_crops_folder(crops)
+        make_pictures_folder(crops)
     engine = predictor.engine
     num_threads = num_cpus()
     size, on_full = 2 * num_threads * engine.max_batch, None
@@ -299,16 +309,17 @@ class _Ahead:
         self._waiting.put(None)
 
 
-def _make_crops_folder(folder: Path) -> None:
+def make_pictures_folder(folder: Path) -> None:
+    """Where it is missing; VitpeError if it cannot be."""
     try:
         make_folder(folder)
     except OSError as error:
         raise VitpeError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
 
 
-def _crop_name(number: int, name: str) -> str:
+def picture_name(number: int, name: str) -> str:
     """No two images share one, and it sorts as they came."""
-    stem = os.fsencode(Path(name).name)[:_CROP_NAME_BYTES]
+    stem = os.fsencode(Path(name).name)[:_PICTURE_NAME_BYTES]
     return f"{number:08d}-{os.fsdecode(stem)}.png"
 
 

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,19 +37,37 @@ class EvalInfo:
         return self.data_source if self.split is None else f"{self.data_source} {self.split}"
 
 
+MapMethod = Literal["occlusion", "relevance"]
+"""How maps are made; see vitpe.inference.maps."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerMaps:
+    """Where answers come from: attribute → (rows, columns) of patches, above 0 where a patch speaks for the answer that
+    was given, be it "present" or "absent".
+
+    image: uint8 (3, H, W), as the model saw it.
+    """
+
+    method: MapMethod
+    image: NDArray[np.uint8]
+    values: Mapping[str, NDArray[np.float64]]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What is said of one image.
 
     file: as it was given. probs: attribute → probability in [0, 1], in the order in which they are listed. present:
     those of them whose probability is at least their threshold, the most probable first. error: why the file could
-    not be read; probs and present are then empty.
+    not be read; probs and present are then empty. maps: where they were asked for.
     """
 
     file: str
     probs: Mapping[str, float] = field(default_factory=dict)
     present: tuple[str, ...] = ()
     error: str | None = None
+    maps: AnswerMaps | None = field(default=None, repr=False)
 
     @staticmethod
     def from_probs(

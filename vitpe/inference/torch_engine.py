@@ -59,8 +59,9 @@ class TorchEngine:
         pixels, size = stack_images([image]).to(self.device), 8 * self.max_batch
 
         def logits(keep: NDArray[np.intp]) -> NDArray[np.float64]:
-            sets = torch.from_numpy(keep).to(self.device).split(size)
-            return torch.cat([classify_kept(self.classifier, pixels, part) for part in sets]).cpu().double().numpy()
+            numbers = torch.from_numpy(keep).to(self.device)
+            parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+            return torch.cat([classify_kept(self.classifier, pixels, part) for part in parts]).cpu().double().numpy()
 
         return logits
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vitpe.model.inputs import PixelClassifier
-from vitpe.model.vit import VisionTransformer
+from vitpe.model.vit import Attention, VisionTransformer
 
 
 class AttentionRelevance:
@@ -21,8 +21,9 @@ class AttentionRelevance:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
         self._classifier = PixelClassifier(self._model, mean, std)
         self._recorded = threading.local()
-        for block in self._model.blocks:
-            block.attn.attend = self._attend
+        for module in self._model.modules():
+            if isinstance(module, Attention):
+                module.attend = self._attend
 
     def __call__(self, images: Tensor, columns: Sequence[int], signs: Tensor) -> Tensor:
         """Images (B, C, H, W), the numbers of K attributes, and signs (B, K) → (B, K, N), at least 0.
@@ -48,7 +49,7 @@ class AttentionRelevance:
         return torch.stack(maps, dim=1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
+        weights: Tensor = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
         if not weights.requires_grad:  # the first block's, below which nothing has gradients
             weights.requires_grad_()
         self._recorded.weights.append(weights)

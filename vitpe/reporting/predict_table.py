@@ -44,7 +44,7 @@ def _error(prediction: Prediction) -> RenderableType:
     return Group(_file_line(prediction), Padding(Text(error, style=_ERROR_STYLE), (0, 0, 0, 2)))
 
 
-def _percent(prob: float) -> str:
+def percent(prob: float) -> str:
     """Whole per cent; 0 and 100 only for what is nothing and all to two digits more."""
     if 0.995 <= prob < 0.99995:
         return ">99%"
@@ -61,7 +61,7 @@ class _PredictionSummary:
         glyphs = glyphs_for(options)
         yield _file_line(self.prediction)
         probs = self.prediction.probs
-        items = tuple(f"{printable(name)} {_percent(probs[name])}" for name in self.prediction.present)
+        items = tuple(f"{printable(name)} {percent(probs[name])}" for name in self.prediction.present)
         yield Padding(Flow(items or (glyphs.dash,), f" {glyphs.dot} "), (0, 0, 0, 2))
 
 
@@ -102,7 +102,7 @@ class _PredictionTable:
                 cells += [
                     Text(printable(name), style="bold" if name in present else _ABSENT_STYLE),
                     Text(thin_bar(probs[name], bar_width, glyphs), style=style),
-                    Text(_percent(probs[name]), style="bold" if name in present else _ABSENT_STYLE),
+                    Text(percent(probs[name]), style="bold" if name in present else _ABSENT_STYLE),
                 ]
             table.add_row(*cells)
         return table

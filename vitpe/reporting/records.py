@@ -16,6 +16,7 @@ import numpy as np
 from vitpe.inference.predictions import Prediction
 
 SCHEMA = 1
+_MAP_DIGITS = 6
 _FIXED_COLUMNS = ("file", "present", "error")
 
 
@@ -23,13 +24,17 @@ def prediction_json(prediction: Prediction) -> str:
     """A prediction as one line of JSON, without its end of line.
 
     {"schema": 1, "file": "face.jpg", "probs": {"Smiling": 0.97, …}, "present": ["Smiling", …]}, or where the file
-    could not be read {"schema": 1, "file": "bad.jpg", "error": "…"}. Probabilities have 6 decimals.
+    could not be read {"schema": 1, "file": "bad.jpg", "error": "…"}. Probabilities have 6 decimals. With maps also
+    {"maps": {"method": "occlusion", "values": {"Smiling": [[0.01, …], …], …}}}: a list for each row of patches.
     """
     record: dict[str, Any] = {"schema": SCHEMA, "file": prediction.file}
     if prediction.error is not None:
         record["error"] = prediction.error
     else:
         record |= {"probs": dict(prediction.probs), "present": list(prediction.present)}
+        if (maps := prediction.maps) is not None:
+            values = {name: value.round(_MAP_DIGITS).tolist() for name, value in maps.values.items()}
+            record["maps"] = {"method": maps.method, "values": values}
     return dumps(record, None)
 
 

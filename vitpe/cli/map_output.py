@@ -1,0 +1,24 @@
+"""What `predict --maps` and `eval --maps` write."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vitpe.files import write_atomic
+from vitpe.inference.predict import make_pictures_folder, picture_name
+from vitpe.inference.predictions import Prediction
+from vitpe.outputs import refuse_foreign
+
+
+def with_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+    """The same predictions, after a picture of each one's maps is in the folder as 00000001-NAME.png, numbered as they
+    come. VitpeError where it cannot be written, UsageError where another's file is in the way.
+    """
+    from vitpe.reporting.map_sheet import map_sheet_png
+
+    make_pictures_folder(folder)
+    for number, prediction in enumerate(predictions, start=1):
+        if prediction.maps is not None:
+            path = folder / picture_name(number, prediction.file)
+            refuse_foreign(path)
+            write_atomic(path, map_sheet_png(prediction))
+        yield prediction
