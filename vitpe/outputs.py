@@ -16,20 +16,22 @@ _MARKS: Final = (MARK.encode(), f"Software\0{PNG_SOFTWARE}".encode())
 _HEAD_BYTES, _TAIL_BYTES = 1 << 16, 1 << 12
 
 
-def check_output(path: Path, suffix: str, option: str) -> None:
-    """Raise what would hinder writing `path`, which `option` names and whose name has to end in `suffix`.
+def check_output(path: Path, suffix: str | tuple[str, ...], option: str) -> None:
+    """Raise what would hinder writing `path`, which `option` names and whose name has to end in (one of) `suffix`.
 
     UsageError for another suffix, a folder, and a file that is there and not of vitpe's writing (inputs and files of a
     run among them); VitpeError when there is no such folder, or it cannot be written to. Devices and pipes pass.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return
-    if path.suffix.lower() != suffix:
+    suffixes = (suffix,) if isinstance(suffix, str) else suffix
+    if path.suffix.lower() not in suffixes:
         raise UsageError(
-            f"{option} {path} does not end in {suffix}", f"name a new file: {path.stem or 'vitpe'}{suffix}"
+            f"{option} {path} does not end in {' or '.join(suffixes)}",
+            f"name a new file: {path.stem or 'vitpe'}{suffixes[0]}",
         )
     if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder", f"name a file in it: {path / ('vitpe' + suffix)}")
+        raise UsageError(f"{option} {path} is a folder", f"name a file in it: {path / ('vitpe' + suffixes[0])}")
     refuse_foreign(path)
     check_folder(Path(os.path.realpath(path)).parent, path)
 

@@ -21,7 +21,7 @@ def never(*_: object, **__: object) -> None:
     raise AssertionError("the work was begun")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".onnx"])
+@pytest.mark.parametrize("suffix", [".png", ".html", ".onnx"])
 def test_files_of_a_run_and_inputs_stay(own, celeba, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr("vitpe.inference.evaluate.evaluate", never)
     monkeypatch.setattr("vitpe.inference.export.export_onnx", never)
@@ -39,7 +39,7 @@ def test_files_of_a_run_and_inputs_stay(own, celeba, tmp_path, monkeypatch, suff
         celeba / "list_attr_celeba.txt",
         celeba / "img_align_celeba" / "000001.jpg",
     ]
-    command = ["eval", own, "--report"] if suffix == ".png" else ["export", own, "--out"]
+    command = ["export", own, "--out"] if suffix == ".onnx" else ["eval", own, "--report"]
     for target in targets:
         called = call_vitpe(*command, target)
         assert (called.code, called.out) == (2, b""), target
@@ -53,7 +53,8 @@ def test_files_of_a_run_and_inputs_stay(own, celeba, tmp_path, monkeypatch, suff
 
 
 def test_ones_own_earlier_output_is_replaced(own, tmp_path):
-    for command in (["eval", own, "--report", tmp_path / "r.png"], ["export", own, "--out", tmp_path / "e.onnx"]):
+    reports = (["eval", own, "--report", tmp_path / name] for name in ("r.png", "r.html"))
+    for command in (*reports, ["export", own, "--out", tmp_path / "e.onnx"]):
         for _ in range(2):
             called = call_vitpe(*command)
             assert called.code == 0, called.stderr

@@ -329,11 +329,16 @@ def test_calibrating_and_tuning_at_once_tunes_what_was_calibrated(own):
 # The report, and wrong usage
 
 
-def test_the_report_is_a_picture(trained_run, tmp_path):
+def test_the_report_is_a_picture_or_a_page(trained_run, tmp_path):
     called = call_vitpe("eval", trained_run, "--report", tmp_path / "report.png")
     assert (called.code, called.stderr) == (0, "")
     assert called.out == call_vitpe("eval", trained_run).out
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    called = call_vitpe("eval", trained_run, "--report", tmp_path / "report.html", "--by", "Red")
+    assert (called.code, called.stderr) == (0, "")
+    page = (tmp_path / "report.html").read_text()
+    assert "torch " in page
+    assert "Red=1" in page
     refused = call_vitpe("eval", trained_run, "--report", tmp_path / "no" / "report.png")
     assert refused.code == 1
     assert refused.stderr.startswith(f"error: cannot write {tmp_path}/no/report.png: ")

@@ -18,7 +18,7 @@ from vitpe.cli.options import (
 from vitpe.errors import UsageError
 
 EXAMPLES = (
-    "vitpe eval\nvitpe eval runs --sort lift --report report.png\n"
+    "vitpe eval\nvitpe eval runs --sort lift --report report.html\n"
     "vitpe eval runs --thresholds tune --split test\nvitpe eval --compare runs/a runs/b --sort difference\n"
     "vitpe eval runs --by Male --sort gap --answers answers.csv\n"
     "vitpe eval --from-answers answers.csv --by Blond_Hair,Male"
@@ -72,7 +72,7 @@ def evaluate(
             help="Score groups of images: Male, or Male,Young (their product), or Male=1 (these images only).",
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Also write a report to this PNG file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write a report to this file: .html, .png.")] = None,
     suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
     answers: Annotated[
         Path | None,
@@ -134,7 +134,7 @@ def evaluate(
     from vitpe.runs.find import default_run
 
     if report is not None:
-        check_output(report, ".png", "--report")
+        check_output(report, (".png", ".html"), "--report")
     if suspects is not None:
         check_new(suspects, ".csv", "--suspects")
     if answers is not None:

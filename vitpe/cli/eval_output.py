@@ -1,5 +1,6 @@
 """What `eval` gives: of one model's answers or of two compared, as a table, JSON, CSV and a picture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from vitpe.cli import console
@@ -9,13 +10,14 @@ from vitpe.inference.answers import Answers
 from vitpe.inference.eval_result import EvalResult, compare_results
 from vitpe.inference.groups import Terms
 from vitpe.inference.suspects import SuspectLabels, suspect_labels
+from vitpe.metrics.groups import GroupScores
 from vitpe.metrics.scores import Scores
 
 
 def show_answers(
     answers: Answers, terms: Terms, kind: str, sort: str | None, report: Path | None, suspects: Path | None
 ) -> None:
-    """terms: of the groups to score, empty for none. kind: table, json or csv. report: of a PNG. suspects: of a CSV."""
+    """terms: of the groups to score, empty for none. kind: table, json or csv. report: a page or a picture."""
     scores, info = answers.scores(), answers.info
     doubted = None if suspects is None else _write_suspects(answers, scores, suspects)
     groups = answers.group_scores(terms) if terms else None
@@ -42,15 +44,23 @@ def show_answers(
             text = group_records.groups_csv(groups, group_records.group_order(groups, scores, sort))
         write_result(text)
     if report is not None:
-        if groups is None:
-            from vitpe.reporting.report import report_png
+        write_atomic(report, _report(report.suffix.lower(), answers, scores, groups, doubted))
 
-            picture = report_png(answers.probs, answers.truth(), scores, info)
-        else:
-            from vitpe.reporting.group_report import group_report_png
 
-            picture = group_report_png(groups, info)
-        write_atomic(report, picture)
+def _report(
+    suffix: str, answers: Answers, scores: Scores, groups: GroupScores | None, suspects: SuspectLabels | None
+) -> bytes:
+    if suffix == ".html":
+        from vitpe.reporting.report_page import report_html
+
+        return report_html(answers, scores, groups, suspects).encode()
+    if groups is not None:
+        from vitpe.reporting.group_report import group_report_png
+
+        return group_report_png(groups, answers.info)
+    from vitpe.reporting.report import report_png
+
+    return report_png(answers.probs, answers.truth(), scores, answers.info)
 
 
 def _write_suspects(answers: Answers, scores: Scores, path: Path) -> SuspectLabels:
@@ -92,4 +102,5 @@ def stored_answers(path: Path, threshold: float | None) -> Answers:
     answers, notes = read_answers(path)
     for note in notes:
         console.show_note(note)
+    answers = replace(answers, notes=tuple(notes))
     return answers if threshold is None else answers.at(threshold)

@@ -31,7 +31,7 @@ class Answers:
     """Probabilities (n, A) of `attributes` for n images, the (A,) thresholds of the answer "present", and the labels.
 
     info: what was scored, in words. names: (n,) of the images. labels: of these attributes, and maybe of others.
-    train_labels: of the training images, None where these are not known.
+    train_labels: of the training images, None where these are not known. notes: what the user should know of them.
     """
 
     info: EvalInfo
@@ -41,6 +41,7 @@ class Answers:
     thresholds: FloatArray
     labels: Labels
     train_labels: Labels | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     def at(self, threshold: float) -> "Answers":
         """With this threshold for every attribute."""

@@ -72,6 +72,7 @@ class EvalResult:
             thresholds=self.thresholds(),
             labels=self.all_labels,
             train_labels=self.train_labels,
+            notes=tuple(self.all_notes()),
         )
 
     def describe(self) -> EvalInfo:

@@ -20,7 +20,7 @@ function make(tag, properties = {}, ...children) {
 
 // Fills a table whose heads sort it. columns: [{name, title, value: row => number, text or null, cell: row => text or
 // element (the value's text without), rising: whether the first click puts the lowest first}]. line: called with a row
-// and its tr. sort: the number of the column that it starts sorted by. What is undefined comes last either way.
+// and its tr, whose `detail`, if it is given one, stays below it. sort: the number of the column that it starts sorted by. What is undefined comes last either way.
 function sortable(table, columns, rows, {line = () => {}, sort = null} = {}) {
   const head = make("tr"), body = make("tbody");
   const lines = rows.map(row => {
@@ -47,15 +47,57 @@ function sortable(table, columns, rows, {line = () => {}, sort = null} = {}) {
       if (other === number) cell.setAttribute("aria-sort", rising ? "ascending" : "descending");
       else cell.removeAttribute("aria-sort");
     });
-    body.replaceChildren(...[...lines].sort(compare).map(({element}) => element));
+    body.replaceChildren(
+      ...[...lines].sort(compare).flatMap(({element}) => element.detail ? [element, element.detail] : [element]));
   }
   columns.forEach((column, number) => {
+    const className = column.className ?? "";
+    if (!column.name) return head.append(make("td", {className}));
     const button = make("button", {type: "button", title: column.title ?? ""}, column.name);
     const rising = column.rising ?? false;
     button.addEventListener("click", () => order(number, state.column === number ? !state.rising : rising));
-    head.append(make("th", {scope: "col", className: column.className ?? ""}, button));
+    head.append(make("th", {scope: "col", className}, button));
   });
   body.append(...lines.map(({element}) => element));
   table.append(make("thead", {}, head), body);
   if (sort !== null) order(sort, columns[sort].rising ?? false);
+}
+
+// Charts: make() for SVG. An axis goes from `low` to `high`; lines and dots are given in its units.
+function draw(tag, properties = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [key, value] of Object.entries(properties)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+function chart({label, x, y, width = 320, height = 280}) {
+  const [left, right, top, bottom] = [58, 12, 10, 42];
+  const place = (axis, start, end) => value => start + (value - axis.low) / (axis.high - axis.low) * (end - start);
+  const toX = place(x, left, width - right), toY = place(y, height - bottom, top);
+  const svg = draw("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart"});
+  for (const tick of x.ticks) {
+    const text = draw("text", {x: toX(tick), y: height - bottom + 17, "text-anchor": "middle"}, String(tick));
+    svg.append(draw("line", {class: "grid", x1: toX(tick), x2: toX(tick), y1: top, y2: height - bottom}), text);
+  }
+  for (const tick of y.ticks) {
+    const text = draw("text", {x: left - 7, y: toY(tick) + 4, "text-anchor": "end"}, String(tick));
+    svg.append(draw("line", {class: "grid", x1: left, x2: width - right, y1: toY(tick), y2: toY(tick)}), text);
+  }
+  const middle = (top + height - bottom) / 2;
+  svg.append(
+    draw("text", {x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle"}, x.name),
+    draw("text", {transform: `rotate(-90) translate(${-middle} 12)`, "text-anchor": "middle"}, y.name));
+  const points = pairs => pairs.map(([a, b]) => `${toX(a).toFixed(1)},${toY(b).toFixed(1)}`).join(" ");
+  return {
+    svg,
+    line: (pairs, name) => svg.append(draw("polyline", {class: name, points: points(pairs)})),
+    dot: ([a, b], name, title = "") => {
+      const titled = title ? [draw("title", {}, title)] : [];
+      svg.append(draw("circle", {class: name, cx: toX(a), cy: toY(b), r: 4}, ...titled));
+    },
+    bar: (from, to, value, name) => {
+      const [start, end] = [toX(from), toX(to)];
+      svg.append(draw("rect", {class: name, x: start, width: end - start, y: toY(value), height: toY(y.low) - toY(value)}));
+    },
+  };
 }
