@@ -119,12 +119,15 @@ def evaluate(
         raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
-    if compare and (by is not None or answers is not None):
-        raise UsageError(f"--compare has no --{'answers' if by is None else 'by'}", "score one checkpoint at a time")
+    if compare and answers is not None:
+        raise UsageError("--compare has no --answers", "score one checkpoint at a time")
     terms = {} if by is None else parse_by(by)
-    if terms:
+    by_difference = compare and sort in ("difference", "-difference")
+    if compare and terms and sort is not None and not by_difference:
+        raise UsageError(f"--compare with --by cannot sort by {sort}", "sort by difference, or -difference")
+    if terms and not by_difference:
         check_sort(sort)
-    elif not (compare and sort in ("difference", "-difference")):
+    elif not by_difference:
         sort_key(sort)  # which says at once when there is no such column
 
     from vitpe.cli import console
@@ -155,7 +158,7 @@ def evaluate(
     with console.Counters() as counters:
         results = run(planned, select_device(device), counters)
     if compare:
-        show_comparison(results[0], results[1], kind, sort)
+        show_comparison(results[0], results[1], terms, kind, sort)
     else:
         found = results[0].answers()
         show_answers(found, terms, kind, sort, report, suspects)

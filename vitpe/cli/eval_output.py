@@ -7,7 +7,7 @@ from vitpe.cli import console
 from vitpe.cli.results import write_result
 from vitpe.files import write_atomic
 from vitpe.inference.answers import Answers
-from vitpe.inference.eval_result import EvalResult, compare_results
+from vitpe.inference.eval_result import EvalResult, compare_group_results, compare_results
 from vitpe.inference.groups import Terms
 from vitpe.inference.suspects import SuspectLabels, suspect_labels
 from vitpe.metrics.groups import GroupScores
@@ -73,8 +73,11 @@ def _write_suspects(answers: Answers, scores: Scores, path: Path) -> SuspectLabe
     return doubted
 
 
-def show_comparison(first: EvalResult, second: EvalResult, kind: str, sort: str | None) -> None:
-    """Second against first. kind: table, json or csv; sort: of the table."""
+def show_comparison(first: EvalResult, second: EvalResult, terms: Terms, kind: str, sort: str | None) -> None:
+    """Second against first. terms: of the groups, empty for none. kind: table, json or csv; sort: of the table."""
+    if terms:
+        _show_group_comparison(first, second, terms, kind, sort)
+        return
     comparison = compare_results(first, second)
     if kind == "table":
         from vitpe.reporting.tables import compare_table
@@ -85,6 +88,23 @@ def show_comparison(first: EvalResult, second: EvalResult, kind: str, sort: str 
 
     is_csv = kind == "csv"
     write_result(compare_csv(comparison) if is_csv else compare_json(comparison, first.describe(), second.describe()))
+
+
+def _show_group_comparison(first: EvalResult, second: EvalResult, terms: Terms, kind: str, sort: str | None) -> None:
+    comparison = compare_group_results(first, second, terms)
+    if kind == "table":
+        from vitpe.reporting.group_comparison_table import group_comparison_table
+
+        console.show_table(group_comparison_table(comparison, first.describe(), second.describe(), sort))
+        return
+    from vitpe.reporting.group_comparison_records import group_comparison_csv, group_comparison_json
+
+    is_csv = kind == "csv"
+    write_result(
+        group_comparison_csv(comparison)
+        if is_csv
+        else group_comparison_json(comparison, first.describe(), second.describe())
+    )
 
 
 def store_answers(path: Path, answers: Answers) -> None:

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from vitpe.config import DRAWN_FACES
 from vitpe.errors import VitpeError
 from vitpe.inference.answers import Answers, Labels
+from vitpe.inference.groups import Terms, check_terms
 from vitpe.inference.predictions import EvalInfo
 from vitpe.metrics.comparison import Comparison, compare
+from vitpe.metrics.group_comparison import GroupComparison, compare_groups
+from vitpe.metrics.groups import group_by
 from vitpe.metrics.thresholds import DEFAULT_THRESHOLD, sigmoid
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.text import some
@@ -122,11 +125,25 @@ def calibration_in_words(info: CheckpointInfo) -> str | None:
 
 def compare_results(first: EvalResult, second: EvalResult) -> Comparison:
     """Second against first on the same images; VitpeError when they answered different questions."""
+    _check_comparable(first, second)
+    return compare(
+        first.probs(), second.probs(), first.labels, first.attributes, first.thresholds(), second.thresholds()
+    )
+
+
+def compare_group_results(first: EvalResult, second: EvalResult, terms: Terms) -> GroupComparison:
+    """As `compare_results`, in each group; UsageError for terms without labels."""
+    _check_comparable(first, second)
+    check_terms(terms, first.all_labels.attributes)
+    grouping = group_by(first.all_labels.values, first.all_labels.attributes, terms)
+    return compare_groups(
+        first.probs(), second.probs(), first.labels, first.attributes, grouping, first.thresholds(), second.thresholds()
+    )
+
+
+def _check_comparable(first: EvalResult, second: EvalResult) -> None:
     if first.attributes != second.attributes or not np.array_equal(first.labels, second.labels):
         raise VitpeError(
             f"{first.path} answers {some(first.attributes)}, {second.path} answers {some(second.attributes)}",
             "compare models of the same attributes and images",
         )
-    return compare(
-        first.probs(), second.probs(), first.labels, first.attributes, first.thresholds(), second.thresholds()
-    )

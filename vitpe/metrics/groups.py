@@ -44,6 +44,7 @@ MIN_COUNT: Final = 10
 """A group's rate over fewer images is shown and not ranked: its standard error may exceed 16 points."""
 
 _NONE: Final = -1
+Members = list[NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Grouping:
         """(G,) images."""
         inside = self.group_of[self.group_of != _NONE]
         return np.bincount(inside, minlength=len(self.names))
+
+    def members(self) -> Members:
+        """Of each of the G groups the images, numbered among those that are in a group."""
+        group_of = self.group_of[self.group_of != _NONE]
+        return [np.flatnonzero(group_of == g) for g in range(len(self.names))]
 
     def shares(self) -> FloatArray:
         """(G,) of the images that are in a group; NaN when there is none."""
@@ -173,19 +179,9 @@ def score_groups(
     inside = grouping.group_of != _NONE
     p, y = (values[inside] for values in check_answers(probs, labels))
     attributes = tuple(attributes)
-    group_of = grouping.group_of[inside]
-    members = [np.flatnonzero(group_of == g) for g in range(len(grouping.names))]
-    answers = (p >= np.asarray(thresholds, np.float64)).astype(np.float64)
-    columns = np.hstack([y, answers, answers * y])
-
-    def sums(weights: FloatArray) -> FloatArray:
-        """(R, n) → (R, G, 4A): what `_rates` takes."""
-        parts = [weights[:, rows] @ columns[rows] for rows in members]
-        totals = [np.repeat(weights[:, rows].sum(axis=1)[:, None], len(attributes), axis=1) for rows in members]
-        return np.concatenate([np.stack(totals, axis=1), np.stack(parts, axis=1)], axis=2)
-
+    members = grouping.members()
     num_images = len(p)
-    found = sums(np.ones((1, num_images)))
+    found = _sums(p, y, thresholds, members, np.ones((1, num_images)))
     values, over = _rates(found)
     per_group = {name: value[0] for name, value in values.items()}
     per_group["average_precision"] = np.stack([_average_precision(p[rows], y[rows]) for rows in members])
@@ -197,8 +193,8 @@ def score_groups(
     replicates = {rate: np.full((1, len(members), len(attributes)), np.nan) for rate in RATES}
     whole_accuracy = np.full((1, len(attributes)), np.nan)
     if num_resamples and num_images:
-        drawn = np.concatenate([sums(weights) for weights in resample(num_images, num_resamples, seed)])
-        replicates = {rate: value for rate, value in _rates(drawn)[0].items() if rate in RATES}
+        drawn = _drawn(p, y, thresholds, members, num_resamples, seed)
+        replicates = _ranked_rates(drawn)
         whole_accuracy = _rates(drawn.sum(axis=1, keepdims=True))[0]["accuracy"][:, 0]
 
     parting = np.isin(attributes, grouping.by)
@@ -233,6 +229,45 @@ def score_groups(
         num_resamples=num_resamples,
         seed=seed,
     )
+
+
+def group_replicates(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    grouping: Grouping,
+    thresholds: ArrayLike = 0.5,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> dict[str, FloatArray]:
+    """RATES of each group on resamples of the images: rate → (num_resamples, G, A), NaN where undefined.
+
+    For one grouping and seed the resamples are the same, so two models' replicates are paired.
+    """
+    inside = grouping.group_of != _NONE
+    p, y = (values[inside] for values in check_answers(probs, labels))
+    return _ranked_rates(_drawn(p, y, thresholds, grouping.members(), num_resamples, seed))
+
+
+def _ranked_rates(sums: FloatArray) -> dict[str, FloatArray]:
+    return {rate: value for rate, value in _rates(sums)[0].items() if rate in RATES}
+
+
+def _drawn(
+    p: FloatArray, y: FloatArray, thresholds: ArrayLike, members: Members, num_resamples: int, seed: int
+) -> FloatArray:
+    """(num_resamples, G, 4A): `_sums` of resamples."""
+    drawn = [_sums(p, y, thresholds, members, weights) for weights in resample(len(p), num_resamples, seed)]
+    return np.concatenate(drawn)
+
+
+def _sums(p: FloatArray, y: FloatArray, thresholds: ArrayLike, members: Members, weights: FloatArray) -> FloatArray:
+    """(R, n) weights → (R, G, 4A): what `_rates` takes. p, y, members: of images in groups alone."""
+    answers = (p >= np.asarray(thresholds, np.float64)).astype(np.float64)
+    columns = np.hstack([y, answers, answers * y])
+    parts = [weights[:, rows] @ columns[rows] for rows in members]
+    totals = [np.repeat(weights[:, rows].sum(axis=1)[:, None], p.shape[1], axis=1) for rows in members]
+    return np.concatenate([np.stack(totals, axis=1), np.stack(parts, axis=1)], axis=2)
 
 
 def _rates(sums: FloatArray) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
