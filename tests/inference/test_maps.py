@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers.in_process import read_jsonl
+from tests.helpers import train_tiny
+from tests.helpers.in_process import call_vitpe, read_jsonl
 from vitpe.data.images import center_crop, decode
 from vitpe.inference.engines import NumpyEngine
 from vitpe.inference.inputs import Input
@@ -200,6 +201,37 @@ def test_maps_of_one_image_need_no_torch(trained_run, images, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_attention_needs_attribute_queries(predicted, images, tmp_path):
+    called = predicted(images / "000001.jpg", "--maps", tmp_path, "--map-method", "attention")
+    assert called.code == 2
+    assert "no attribute queries" in called.stderr and "hint: " in called.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_attention_is_where_the_queries_look(celeba, images, tmp_path):
+    train_tiny(celeba, tmp_path / "run", model__global_pool="queries", train__steps=2)
+    for method in ("attention", "relevance", "occlusion"):
+        called = call_vitpe(
+            *("predict", images / "000001.jpg", "--checkpoint", tmp_path / "run", "--attributes", "Blue,Red"),
+            *("--maps", tmp_path / method, "--map-method", method),
+        )
+        assert called.code == 0, called.stderr
+        assert len(list((tmp_path / method).iterdir())) == 1
+        (record,) = read_jsonl(called)
+        found = np.array(list(record["maps"]["values"].values()))
+        assert found.shape == (2, 2, 3) and (method != "attention" or 0.5 < found[0].sum() < 1)
+    weights, info = load_arrays(tmp_path / "run" / "best.safetensors")
+    weights["query_pool.queries"] = 3000 * weights["query_pool.queries"]  # which then look here and there
+    engine = TorchEngine(weights, info, CPU)
+    image = center_crop(decode((images / "000001.jpg").read_bytes()), info.model.img_size)
+    shares = map_values(engine, info.model, image, [2, 0], np.ones(2), "attention")
+    classifier = PixelClassifier(engine.classifier.model, info.mean, info.std)
+    with torch.no_grad():
+        expected = classifier.attribute_attention(torch.from_numpy(image)[None])[0, [2, 0]].numpy()
+    np.testing.assert_allclose(shares.reshape(2, -1), expected, atol=1e-6)
+    assert expected.std(axis=1).min() > 1e-3
 
 
 # The picture

@@ -35,17 +35,30 @@ def written_out(model: VisionTransformer, image: np.ndarray, column: int, sign: 
         weights.append(weight)
         tokens = tokens + block.attn.proj((weight @ v).transpose(0, 1).reshape(t, d))
         tokens = tokens + block.mlp.fc2(gelu(block.mlp.fc1(block.norm2(tokens))))
-    by_token = model.config.global_pool == "token"
-    pooled = model.norm(tokens)[0] if by_token else model.fc_norm(tokens[1:].mean(dim=0))
-    (sign * model.head(pooled)[column]).backward()
+    by_mean, pool = model.config.global_pool == "avg", model.query_pool
+    normed = model.norm(tokens)
+    logit = model.head(model.fc_norm(normed[1:].mean(dim=0)) if by_mean else normed[0])[column]
+    look = None
+    if pool is not None:  # one query, head by head
+        h, d = pool.num_heads, normed.shape[1]
+        q = pool.queries[column].view(h, 1, d // h)
+        k, v = (part(normed).view(-1, h, d // h).transpose(0, 1) for part in (pool.key, pool.value))
+        look = torch.softmax(q @ k.transpose(1, 2) / (d // h) ** 0.5, dim=-1)
+        look.retain_grad()
+        logit = logit + pool.head_weight[column] @ (look @ v).flatten()
+    (sign * logit).backward()
     relevance = torch.eye(len(tokens))
     for weight in weights:
         relevance = relevance + (weight.grad * weight.detach()).clamp(min=0).mean(dim=0) @ relevance
-    relevance -= torch.eye(len(tokens))
-    return (relevance[0, 1:] if by_token else relevance[1:, 1:].mean(dim=0)).numpy()
+    found = (relevance - torch.eye(len(tokens)))[1:].mean(dim=0) if by_mean else relevance[0]
+    if look is not None:
+        found = found + ((look.grad * look.detach()).clamp(min=0).mean(dim=0) @ relevance)[0]
+    return found[1:].detach().numpy()
 
 
-@pytest.mark.parametrize("changes", [{}, {"global_pool": "avg"}, {"stem_width": 4}, {"depth": 1}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"global_pool": "avg"}, {"global_pool": "queries"}, {"stem_width": 4}, {"depth": 1}], ids=str
+)
 def test_relevance_is_the_rule_written_out(changes):
     model = random_model(config(**changes))
     images = np.stack([random_image(model.config, seed) for seed in range(2)])
@@ -70,7 +83,9 @@ def test_relevance_leaves_the_model_as_it_was():
     assert torch.equal(PixelClassifier(model, MEAN, STD)(image), before)
 
 
-@pytest.mark.parametrize("changes", [{}, {"global_pool": "avg"}, {"stem_width": 4}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"global_pool": "avg"}, {"global_pool": "queries"}, {"stem_width": 4}], ids=str
+)
 def test_occlusion_is_what_patch_dropout_takes(changes):
     """In numpy, against torch's model with that patch dropped."""
     model = random_model(config(**changes))

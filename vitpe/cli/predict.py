@@ -57,7 +57,8 @@ def predict(
     output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where the answers come from (PNG).")] = None,
     map_method: Annotated[
-        Literal["occlusion", "relevance"], typer.Option(help="relevance is faster for large models, less faithful.")
+        Literal["occlusion", "relevance", "attention"],
+        typer.Option(help="relevance: gradients, faster for large models; attention: where attribute queries look."),
     ] = "occlusion",
     top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Show only these attributes: Smiling,Male.")] = None,
@@ -86,6 +87,7 @@ def predict(
     asked = None
     if maps is not None:
         asked = MapOptions(map_method, NUM_MAPS if attributes is None and top is None else None)
+        asked.check(info.model)
     engine, images = predict.choose_engine(
         weights, info, inputs, device, precision, streaming=inputs.is_stream, maps=asked
     )

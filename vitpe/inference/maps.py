@@ -2,7 +2,7 @@
 
 "occlusion" (vitpe.model.occlusion) is exact, costs N + 1 passes of the model whatever the number of attributes, and is
 the more faithful one: see tests/benchmarks/faithfulness.py. "relevance" (vitpe.model.relevance) costs a pass, and one
-back for each attribute.
+back for each attribute. "attention" shows where attribute queries look (vitpe.model.pooling), whatever the answer.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vitpe.config import ModelConfig
 from vitpe.data.images import Pixels
+from vitpe.errors import UsageError
 from vitpe.inference.engines import Engine
 from vitpe.inference.predictions import AnswerMaps, MapMethod, Prediction
 from vitpe.model.occlusion import occlusion
@@ -32,8 +33,16 @@ class MapOptions:
 
     @property
     def needs_torch(self) -> bool:
-        """For gradients."""
-        return self.method == "relevance"
+        """For gradients, and for what the numpy forward pass does not give."""
+        return self.method != "occlusion"
+
+    def check(self, model: ModelConfig) -> None:
+        """UsageError for a model that has no such maps."""
+        if self.method == "attention" and model.global_pool != "queries":
+            raise UsageError(
+                "--map-method attention, and the model has no attribute queries",
+                "choose occlusion or relevance; --set model.global_pool=queries trains a model that has them",
+            )
 
     def num_passes(self, model: ModelConfig) -> int:
         """How many times the model runs for an image, its answer included."""
@@ -69,7 +78,7 @@ def map_values(
     speaks for "absent".
 
     Of "occlusion" by how much the logit falls (or, for "absent", rises) without the patch; of "relevance" at least 0,
-    without a unit.
+    without a unit; of "attention" shares, which have no sign.
     """
     if method == "occlusion":
         values = signs[:, None] * occlusion(engine.kept_logits(image), model.num_patches)[list(columns)]
@@ -77,6 +86,7 @@ def map_values(
         from vitpe.inference.torch_engine import TorchEngine
 
         if not isinstance(engine, TorchEngine):
-            raise TypeError("only torch has gradients")
-        values = engine.relevance(image, columns, signs)
+            raise TypeError(f"only torch has maps by {method}")
+        by_signs = method == "relevance"
+        values = engine.relevance(image, columns, signs) if by_signs else engine.attention(image, columns)
     return values.reshape(len(columns), *model.grid_size)

@@ -37,7 +37,7 @@ class EvalInfo:
         return self.data_source if self.split is None else f"{self.data_source} {self.split}"
 
 
-MapMethod = Literal["occlusion", "relevance"]
+MapMethod = Literal["occlusion", "relevance", "attention"]
 """How maps are made; see vitpe.inference.maps."""
 
 

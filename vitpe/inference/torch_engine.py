@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vitpe.config import Precision
 from vitpe.data.images import Pixels, use_torchvision
-from vitpe.model.inputs import classify, classify_kept, predicting_classifier, stack_images
+from vitpe.model.inputs import PixelClassifier, classify, classify_kept, predicting_classifier, stack_images
 from vitpe.model.occlusion import KeptLogits
 from vitpe.model.relevance import AttentionRelevance
 from vitpe.runs.checkpoint import build_model
@@ -70,6 +70,13 @@ class TorchEngine:
         pixels = stack_images([image]).to(self.device)
         found = self._relevance(pixels, columns, torch.from_numpy(signs).float().to(self.device)[None])
         return found[0].cpu().double().numpy()
+
+    def attention(self, image: Pixels, columns: Sequence[int]) -> NDArray[np.float64]:
+        """(K, N): the share of each attribute's look that goes to each patch; ValueError without attribute queries."""
+        classifier = PixelClassifier(self._model, self._info.mean, self._info.std)
+        with torch.inference_mode():
+            found = classifier.attribute_attention(stack_images([image]).to(self.device))[0, list(columns)]
+        return found.cpu().double().numpy()
 
     @cached_property
     def _relevance(self) -> AttentionRelevance:

@@ -54,6 +54,10 @@ class PixelClassifier(nn.Module):
         """→ tokens (B, 1+N, D)"""
         return self.model.embed(images, None, self._normalize)
 
+    def attribute_attention(self, images: Tensor) -> Tensor:
+        """→ (B, A, N), see VisionTransformer; ValueError without attribute queries."""
+        return self.model.attribute_attention(images, self._normalize)
+
     def _normalize(self, patches: Tensor) -> Tensor:
         values: Tensor = self.normalize(patches)
         return values.to(self.model.pos_embed.dtype)

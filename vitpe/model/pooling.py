@@ -30,13 +30,14 @@ class QueryPool(nn.Module):
         self.queries = nn.Parameter(torch.empty(config.num_classes, config.embed_dim))
         self.key = nn.Linear(config.embed_dim, config.embed_dim, bias=False)
         self.value = nn.Linear(config.embed_dim, config.embed_dim, bias=False)
+        self.softmax = nn.Softmax(dim=1)  # a module, so that vitpe.model.relevance can ask for what it gives
         self.head_weight = nn.Parameter(torch.zeros(config.num_classes, config.embed_dim))
         for weight in (self.queries, self.key.weight, self.value.weight):
             nn.init.trunc_normal_(weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         scores, values = linear(tokens, self._folded()).chunk(2, dim=-1)  # (B, T, h·A)
-        logits = (scores.softmax(dim=1) * values).sum(dim=1)
+        logits: Tensor = (self.softmax(scores) * values).sum(dim=1)
         return logits.view(tokens.shape[0], self.num_heads, -1).sum(dim=1)
 
     def found(self, tokens: Tensor) -> Tensor:

@@ -35,9 +35,11 @@ _POWER: Final = 0.75
 _GAP, _LABEL, _TITLE, _NOTE = 14, 26, 66, 34  # pixels
 _MAX_COLUMNS: Final = 5
 
-UNITS: Final[dict[MapMethod, str]] = {
-    "occlusion": "how much the logit of the answer falls without a patch",
-    "relevance": "gradient-weighted attention",
+NOTES: Final[dict[MapMethod, str]] = {
+    "occlusion": "red speaks for the answer, blue against it: its logit falls, or rises, without the patch,"
+    " by {limit:.2g} where the colour is deepest",
+    "relevance": "red speaks for the answer: attention times its gradients, {limit:.2g} where the colour is deepest",
+    "attention": "red: where the attribute's query looks, whatever the answer, {limit:.1%} where the colour is deepest",
 }
 
 
@@ -50,8 +52,7 @@ def map_sheet_png(prediction: Prediction) -> bytes:
     tiles = [enlarge(maps.image.transpose(1, 2, 0))]
     tiles += [overlay(maps.image.transpose(1, 2, 0), value, limit) for value in values]
     labels = ["the image", *(_answer(prediction, name) for name in maps.values)]
-    unit = " logits" if maps.method == "occlusion" else ""
-    note = f"red speaks for the answer, blue against it; deepest colour ±{limit:.2g}{unit}: {UNITS[maps.method]}"
+    note = NOTES[maps.method].format(limit=limit)
     return sheet_png(tiles, labels, prediction.file, note, min(len(tiles), _MAX_COLUMNS))
 
 
