@@ -5,7 +5,7 @@ definition.
 import numpy as np
 import pytest
 
-from tests.metrics.test_groups import NAMES, case
+from tests.metrics.test_groups import NAMES
 from vitpe.metrics.comparison import compare
 from vitpe.metrics.group_comparison import compare_groups
 from vitpe.metrics.groups import RATES, group_by, group_replicates, score_groups
@@ -14,16 +14,16 @@ from vitpe.metrics.scores import interval, resample
 THRESHOLDS = np.array([0.5, 0.6, 0.4])
 
 
-def two(seed=0):
-    """Two models' answers, the second worse where Male and often wrong in Smiling where neither Male nor Young, the
-    labels, and the groups by both.
+def two():
+    """Two models' answers, the second often wrong in Smiling where neither Male nor Young, the labels, and the groups
+    by both.
     """
-    probs, labels = case(seed)
-    noise = np.random.default_rng(seed + 1).normal(0, 0.4, probs.shape) * labels[:, :1]
-    second = np.clip(probs + noise, 0, 1)
+    rng = np.random.default_rng(0)
+    labels = (rng.random((300, 3)) < [0.4, 0.6, 0.5]).astype(np.uint8)
+    first, second = (1 / (1 + np.exp(-(3.0 * labels - 1.5 + rng.normal(0, 1.5, labels.shape)))) for _ in range(2))
     wrong = (labels[:, :2] == 0).all(axis=1) & (np.arange(len(labels)) % 3 > 0)
     second[wrong, 2] = 1 - labels[wrong, 2]
-    return probs, second, labels, group_by(labels, NAMES, {"Male": None, "Young": None})
+    return first, second, labels, group_by(labels, NAMES, {"Male": None, "Young": None})
 
 
 def test_values_are_those_of_each_groups_images_alone():
