@@ -31,6 +31,7 @@ TINY_VALUES: dict[str, Any] = {
     "model.mlp_ratio": 4.0,
     "model.drop_path_rate": 0.0,
     "model.stem_width": 0,
+    "model.global_pool": "token",
     "train.batch_size": 8,
     "train.steps": 12,
     "train.num_checkpoints": 4,

@@ -138,6 +138,7 @@ def num_operations(config: ModelConfig) -> int:
     )
     if config.global_pool == "queries":
         per_token += 2 * config.num_heads * config.num_classes * config.embed_dim
+        per_token -= 2 * config.embed_dim * config.mlp_dim  # of the last block, whose end one token alone reaches
     return 2 * tokens * per_token + 4 * config.depth * tokens * tokens * config.embed_dim
 
 

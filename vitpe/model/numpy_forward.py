@@ -43,19 +43,20 @@ class NumpyClassifier:
 
     def classify(self, tokens: Array) -> Array:
         """Tokens (T, D), the class token first, of all patches or of some → logits (A,)."""
-        pool = self.config.global_pool
-        for number in range(self.config.depth):
-            tokens = self._block(tokens, f"blocks.{number}", pool == "token" and number == self.config.depth - 1)
+        pool, last = self.config.global_pool, f"blocks.{self.config.depth - 1}"
+        for number in range(self.config.depth - 1):
+            tokens = self._transform(self._mix(tokens, f"blocks.{number}"), f"blocks.{number}")
+        mixed = self._mix(tokens, last, first_only=pool == "token")
         if pool == "avg":
-            tokens = self._norm(tokens[1:].mean(axis=0, keepdims=True), "fc_norm")
+            pooled = self._norm(self._transform(mixed, last)[1:].mean(axis=0, keepdims=True), "fc_norm")
         else:
-            tokens = self._norm(tokens, "norm")
-        logits: Array = self._linear(tokens[:1], "head")[0]
-        return logits if self._folded is None else logits + self._pool(tokens, self._folded)
+            pooled = self._norm(self._transform(mixed[:1], last), "norm")
+        logits: Array = self._linear(pooled, "head")[0]
+        return logits if self._folded is None else logits + self._pool(mixed, self._folded)
 
     def _pool(self, tokens: Array, folded: Array) -> Array:
         """QueryPool: (T, D) → (A,)"""
-        scores, values = np.split(folded @ tokens.T, 2)  # (h · A, T)
+        scores, values = np.split(folded @ _normalised(tokens).T, 2)  # (h · A, T)
         shares: Array = (_softmax(scores) * values).sum(axis=-1)
         logits: Array = shares.reshape(self.config.num_heads, -1).sum(axis=0)
         return logits
@@ -108,10 +109,14 @@ class NumpyClassifier:
         out += self._weights[f"{name}.bias"]
         return out.reshape(height, width, -1)
 
-    def _block(self, tokens: Array, name: str, first_only: bool) -> Array:
-        """(T, D) → (T, D); with `first_only` the first token alone, (1, D)."""
+    def _mix(self, tokens: Array, name: str, first_only: bool = False) -> Array:
+        """A block's attention: (T, D) → (T, D); with `first_only` the first token alone, (1, D)."""
         attended = self._attend(self._norm(tokens, f"{name}.norm1"), f"{name}.attn", first_only)
-        tokens = (tokens[:1] if first_only else tokens) + attended
+        mixed: Array = (tokens[:1] if first_only else tokens) + attended
+        return mixed
+
+    def _transform(self, tokens: Array, name: str) -> Array:
+        """A block's MLP: (T, D) → (T, D)"""
         hidden = gelu(self._linear(self._norm(tokens, f"{name}.norm2"), f"{name}.mlp.fc1"))
         return tokens + self._linear(hidden, f"{name}.mlp.fc2")
 
@@ -133,12 +138,18 @@ class NumpyClassifier:
 
     def _norm(self, x: Array, name: str) -> Array:
         """LayerNorm over the last axis."""
-        centred: Array = x - x.mean(axis=-1, keepdims=True)
-        variance = np.square(centred).mean(axis=-1, keepdims=True)
-        centred *= 1 / np.sqrt(variance + np.float32(LAYER_NORM_EPS))
-        centred *= self._weights[f"{name}.weight"]
-        centred += self._weights[f"{name}.bias"]
-        return centred
+        normalised = _normalised(x)
+        normalised *= self._weights[f"{name}.weight"]
+        normalised += self._weights[f"{name}.bias"]
+        return normalised
+
+
+def _normalised(x: Array) -> Array:
+    """To mean 0 and variance 1 over the last axis."""
+    centred: Array = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    centred *= 1 / np.sqrt(variance + np.float32(LAYER_NORM_EPS))
+    return centred
 
 
 def _softmax(scores: Array) -> Array:

@@ -4,21 +4,21 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
-from vitpe.config import ModelConfig
+from vitpe.config import LAYER_NORM_EPS, ModelConfig
 
 QUERY_TENSORS: Final = ("queries", "head_weight")
 """Those that hold one row an attribute, as the head does."""
 
 
 class QueryPool(nn.Module):
-    """Normalised tokens (B, T, D) → logits (B, A), to be added to the class token's.
+    """Tokens (B, T, D) → logits (B, A), to be added to the class token's.
 
     One learned query an attribute attends to all tokens, by as many heads as in the blocks, and its own row of weights
     reads what it finds: logit a is w_a · Σ_t softmax_t(q_a · K x_t / √(D/h)) V x_t, head by head (queries of classes as
-    in arXiv:2107.10834 and arXiv:2111.12933, of one layer and without an MLP). The rows start at zero, so that the
-    first logits are those of the class token.
+    in arXiv:2107.10834 and arXiv:2111.12933, of one layer and without an MLP). The x_t are the tokens, each normalised
+    to mean 0 and variance 1. The rows start at zero, so that the first logits are those of the class token.
 
     Queries and rows do not depend on the image, so that both maps are folded into them: q_a · K x = (Kᵀ q_a) · x. A
     token then meets 2 · h · A numbers of D weights, where keys and values would be 2 · D: 80 instead of 128 in `tiny`.
@@ -36,19 +36,21 @@ class QueryPool(nn.Module):
             nn.init.trunc_normal_(weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        scores, values = linear(tokens, self._folded()).chunk(2, dim=-1)  # (B, T, h·A)
+        scores, values = linear(_normalised(tokens), self._folded()).chunk(2, dim=-1)  # (B, T, h·A)
         logits: Tensor = (self.softmax(scores) * values).sum(dim=1)
         return logits.view(tokens.shape[0], self.num_heads, -1).sum(dim=1)
 
     def found(self, tokens: Tensor) -> Tensor:
-        """Normalised tokens (B, T, D) → (B, A, D): what each attribute's row of `head_weight` reads."""
-        values = self.value(tokens).view(*tokens.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, h, T, D/h)
+        """Tokens (B, T, D) → (B, A, D): what each attribute's row of `head_weight` reads."""
+        values = (
+            self.value(_normalised(tokens)).view(*tokens.shape[:2], self.num_heads, -1).transpose(1, 2)
+        )  # (B, h, T, D/h)
         found: Tensor = (self.attention(tokens) @ values).transpose(1, 2).flatten(2)
         return found
 
     def attention(self, tokens: Tensor) -> Tensor:
-        """Normalised tokens (B, T, D) → (B, h, A, T): how each head of each attribute shares its look, of sum 1."""
-        scores, _ = linear(tokens, self._folded()).chunk(2, dim=-1)
+        """Tokens (B, T, D) → (B, h, A, T): how each head of each attribute shares its look, of sum 1."""
+        scores, _ = linear(_normalised(tokens), self._folded()).chunk(2, dim=-1)
         return scores.softmax(dim=1).view(*tokens.shape[:2], self.num_heads, -1).permute(0, 2, 3, 1)
 
     def _folded(self) -> Tensor:
@@ -62,3 +64,7 @@ class QueryPool(nn.Module):
             )
         )
         return torch.cat([keys, values]).flatten(0, 1)
+
+
+def _normalised(tokens: Tensor) -> Tensor:
+    return layer_norm(tokens, tokens.shape[-1:], eps=LAYER_NORM_EPS)

@@ -116,8 +116,16 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
         """(B, T, D) → (B, T, D); with `first_only` the first token alone, (B, 1, D)."""
+        return self.transform(self.mix(tokens, first_only))
+
+    def mix(self, tokens: Tensor, first_only: bool = False) -> Tensor:
+        """The first half, attention, of the shapes of `forward`."""
         attended = self.attn(self.norm1(tokens), first_only)
-        tokens = (tokens[:, :1] if first_only else tokens) + self.drop_path(attended)
+        out: Tensor = (tokens[:, :1] if first_only else tokens) + self.drop_path(attended)
+        return out
+
+    def transform(self, tokens: Tensor) -> Tensor:
+        """The second half, the MLP: each token for itself."""
         out: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return out
 
@@ -202,20 +210,24 @@ class VisionTransformer(nn.Module):
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Tokens (B, T, D) → logits (B, A)."""
-        pooled, tokens = self._encode(tokens)
+        pooled, mixed = self._encode(tokens)
         logits: Tensor = self.head(pooled)
-        return logits if self.query_pool is None else logits + self.query_pool(tokens)
+        return logits if self.query_pool is None else logits + self.query_pool(mixed)
 
     def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, D) → what the head reads, (B, D), and the last block's normalised tokens.
+        """Tokens (B, T, D) → what the head reads, (B, D), and what attribute queries read: the tokens between the two
+        halves of the last block.
 
-        Where the head reads the class token alone, the last block computes that alone: the same logits for less.
+        The last block computes what is read and no more. Queries that read its end learn as much, for more time.
         """
+        pool, last = self.config.global_pool, self.blocks[-1]
+        assert isinstance(last, Block)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        tokens = self.norm(self.blocks[-1](tokens, first_only=self.config.global_pool == "token"))
-        pooled = tokens[:, 1:].mean(dim=1) if self.config.global_pool == "avg" else tokens[:, 0]
-        return self.fc_norm(pooled), tokens
+        mixed = last.mix(tokens, first_only=pool == "token")
+        tokens = self.norm(last.transform(mixed if pool == "avg" else mixed[:, :1]))
+        pooled = tokens[:, 1:].mean(dim=1) if pool == "avg" else tokens[:, 0]
+        return self.fc_norm(pooled), mixed
 
     def head_weights(self) -> list[Tensor]:
         """Each attribute has a row in each of these, (A, D): its logit is the rows · what they read + bias."""
@@ -225,11 +237,11 @@ class VisionTransformer(nn.Module):
         """Tokens (B, T, D) → (B, len(attributes), F): what the rows of these attributes read, those of the F / D
         `head_weights` one after the other.
         """
-        pooled, tokens = self._encode(tokens)
+        pooled, mixed = self._encode(tokens)
         inputs = pooled[:, None].expand(-1, len(attributes), -1)
         if self.query_pool is None:
             return inputs
-        return torch.cat([inputs, self.query_pool.found(tokens)[:, list(attributes)]], dim=2)
+        return torch.cat([inputs, self.query_pool.found(mixed)[:, list(attributes)]], dim=2)
 
     def attribute_attention(self, images: Tensor, normalize: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Images (B, C, H, W) → (B, A, N): the share of each attribute's look that goes to each patch, the mean of the
@@ -237,10 +249,8 @@ class VisionTransformer(nn.Module):
         """
         if self.query_pool is None:
             raise ValueError(f"global_pool is {self.config.global_pool!r}, which has no attribute queries")
-        tokens = self.embed(images, normalize=normalize)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.query_pool.attention(self.norm(tokens)).mean(dim=1)[..., 1:]
+        _, mixed = self._encode(self.embed(images, normalize=normalize))
+        return self.query_pool.attention(mixed).mean(dim=1)[..., 1:]
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → tokens (B, 1+N, D) after the last block and the final norm, as timm's."""

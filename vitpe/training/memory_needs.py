@@ -45,7 +45,8 @@ def needed_bytes(model: ModelConfig, train: TrainConfig, batch_size: int, precis
     per_weight = 2 + (2 if train.muon_lr is None else 1) + (1 if train.ema_decay else 0)
     num_tokens = 1 + max(1, round(train.patch_keep * model.num_patches))
     block = 8 * model.embed_dim + 2 * model.mlp_dim
-    last = 4 * model.embed_dim if model.global_pool == "token" else block
+    # Of a last block: no more than its keys and values, or its first half.
+    last = {"token": 4 * model.embed_dim, "queries": 6 * model.embed_dim}.get(model.global_pool, block)
     if model.global_pool == "queries":
         last += 3 * model.num_heads * model.num_classes
     per_token = (model.depth - 1) * block + last
