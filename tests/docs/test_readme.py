@@ -38,6 +38,7 @@ def folder(tmp_path_factory):
         "vitpe draw celeba --num-train 16 --num-valid 8 --num-test 8",
         "vitpe draw celeba-parquet --format parquet --num-train 16 --num-valid 8 --num-test 8",
         f"vitpe train --data celeba {SMALL}",
+        f"vitpe train --data celeba --set model.global_pool=token --run plain {SMALL}",
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)

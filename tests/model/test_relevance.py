@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, layer_norm
 
 from tests.model.test_inputs import MEAN, STD
 from tests.model.test_numpy_forward import random_image, random_model
@@ -33,16 +33,18 @@ def written_out(model: VisionTransformer, image: np.ndarray, column: int, sign: 
         weight = torch.softmax(q @ k.transpose(1, 2) / (d // h) ** 0.5, dim=-1)
         weight.retain_grad()
         weights.append(weight)
-        tokens = tokens + block.attn.proj((weight @ v).transpose(0, 1).reshape(t, d))
+        mixed = tokens + block.attn.proj((weight @ v).transpose(0, 1).reshape(t, d))
+        tokens = mixed
         tokens = tokens + block.mlp.fc2(gelu(block.mlp.fc1(block.norm2(tokens))))
     by_mean, pool = model.config.global_pool == "avg", model.query_pool
     normed = model.norm(tokens)
     logit = model.head(model.fc_norm(normed[1:].mean(dim=0)) if by_mean else normed[0])[column]
     look = None
     if pool is not None:  # one query, head by head
-        h, d = pool.num_heads, normed.shape[1]
+        h, d = pool.num_heads, mixed.shape[1]
         q = pool.queries[column].view(h, 1, d // h)
-        k, v = (part(normed).view(-1, h, d // h).transpose(0, 1) for part in (pool.key, pool.value))
+        seen = layer_norm(mixed, mixed.shape[-1:], eps=1e-6)
+        k, v = (part(seen).view(-1, h, d // h).transpose(0, 1) for part in (pool.key, pool.value))
         look = torch.softmax(q @ k.transpose(1, 2) / (d // h) ** 0.5, dim=-1)
         look.retain_grad()
         logit = logit + pool.head_weight[column] @ (look @ v).flatten()
