@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tests.helpers.answers import INFO
-from vitpe.cli.console import Counters, TrainReporter, show_error, show_note, show_summary, show_table
+from vitpe.cli.console import show_error, show_note, show_summary, show_table
+from vitpe.cli.progress import Counters, TrainReporter
 from vitpe.cli.results import write_result
 from vitpe.errors import VitpeError
 from vitpe.inference.predictions import Prediction

@@ -73,8 +73,12 @@ def same_versions(same_typer: None) -> None:
 
 
 def normalized(text: str) -> str:
-    """Without what differs between two runs: times, speeds, this machine; digits beyond the fourth."""
+    """Without what differs between two runs: times, speeds, this machine and what it is waited for; digits beyond the
+    fourth.
+    """
+    text = re.sub(r"^(step [\d,]+/[\d,]+  .*|[^:\n]* …|.*[\d,]+/[\d,]+, [\w ]+ left)\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\b[\d,]+ images/s", "N images/s", text)
+    text = re.sub(r"(?<=N images/s)  [\w ]+ left", "  TIME left", text)
     text = re.sub(r"on cpu \(\d+ threads\)", "on cpu (N threads)", text)
     text = re.sub(r"-?\d+\.\d{5,}(e[-+]?\d+)?", lambda number: f"{float(number[0]):.4f}", text)
     text = text.replace(str(Path.cwd()), "FOLDER")

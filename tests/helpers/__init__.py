@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,10 @@ class Recorder:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    @contextmanager
+    def doing(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        yield lambda count: None
 
     def prepared(self, done: int, total: int) -> None:
         assert 0 < done <= total

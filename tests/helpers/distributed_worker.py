@@ -11,7 +11,7 @@ import sys
 import torch
 
 from vitpe.__main__ import main
-from vitpe.cli.console import TrainReporter
+from vitpe.cli.progress import TrainReporter
 from vitpe.training import heartbeat
 
 

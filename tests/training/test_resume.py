@@ -88,7 +88,7 @@ def test_a_finished_run_prints_its_result_and_changes_nothing(
     def too_much(*_: object, **__: object) -> None:
         raise AssertionError("a finished run needs no batches and no optimizer")
 
-    monkeypatch.setattr("vitpe.training.train.Batches", too_much)
+    monkeypatch.setattr("vitpe.training.train.ImageStore", too_much)
     monkeypatch.setattr(vitpe.training.loop, "make_optimizers", too_much)
     recorder = Recorder()
     result = train(tiny_config(celeba), run.path, CPU, recorder, resume=True)

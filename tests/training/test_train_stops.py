@@ -23,7 +23,8 @@ from tests.helpers import (
     tiny_options,
     train_tiny,
 )
-from vitpe.cli.console import TrainReporter, show_error
+from vitpe.cli.console import show_error
+from vitpe.cli.progress import TrainReporter
 from vitpe.errors import VitpeError
 from vitpe.runs.checkpoint import load_checkpoint
 from vitpe.runs.folder import RunFolder

@@ -5,13 +5,11 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.text import Text
 
@@ -89,12 +87,12 @@ def stderr_console() -> Console:
     return SafeConsole(file=stderr, stderr=True, force_terminal=False, color_system=None, width=10_000)
 
 
-def _moves(console: Console) -> bool:
+def moves(console: Console) -> bool:
     """Whether bars can move there: on a terminal that can write over what it has written."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def _print_line(console: Console, text: str, style: str = "", head: int = 0) -> None:
+def print_line(console: Console, text: str, style: str = "", head: int = 0) -> None:
     """Broken between words where a terminal is too narrow, never within one: a file's name can be copied whole.
 
     `style` is of the first `head` letters, or of all. What nobody would read to its end is cut.
@@ -110,14 +108,14 @@ def _print_line(console: Console, text: str, style: str = "", head: int = 0) -> 
 def show_error(error: VitpeError) -> None:
     """One line of fact, one line of hint."""
     console = stderr_console()
-    _print_line(console, f"error: {error.message}", "red", head=len("error:"))
+    print_line(console, f"error: {error.message}", "red", head=len("error:"))
     if error.hint:
-        _print_line(console, f"hint: {error.hint}", "dim", head=len("hint:"))
+        print_line(console, f"hint: {error.hint}", "dim", head=len("hint:"))
 
 
 def show_note(text: str) -> None:
     """One line that the user should know."""
-    _print_line(stderr_console(), text, "dim")
+    print_line(stderr_console(), text, "dim")
 
 
 def show_table(table: RenderableType) -> None:
@@ -134,99 +132,3 @@ def show_table(table: RenderableType) -> None:
 def show_summary(values: dict[str, Any], lines: list[str]) -> None:
     """A short result: `lines` on a terminal, `values` as JSON on one line in a pipe."""
     write_result("\n".join(map(printable, lines) if sys.stdout.isatty() else [json.dumps(values)]) + "\n")
-
-
-class Counters:
-    """Progress bars on a terminal, one for each thing that is counted."""
-
-    def __init__(self) -> None:
-        console = stderr_console()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not _moves(console),
-        )
-
-    def start(self, description: str, total: int) -> Callable[[int], None]:
-        """A bar over `total` things; call what is returned with how many more are done."""
-        task = self._progress.add_task(description, total=total)
-        return lambda count: self._progress.advance(task, count)
-
-    def note(self, text: str) -> None:
-        """One line that the user should know, above the bars."""
-        _print_line(self._progress.console, text, "dim")
-
-    def __enter__(self) -> "Counters":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-class TrainReporter:
-    """Shows a training run (see training.loop.Reporter): a bar on a terminal, a line per scoring elsewhere."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self._console = stderr_console()
-        self._quiet = quiet  # all workers but the first
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=quiet or not _moves(self._console),
-        )
-        self._preparing: TaskID | None = None
-        self._training: TaskID | None = None
-        self._status = {"loss": "", "speed": ""}
-
-    def __enter__(self) -> "TrainReporter":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def note(self, text: str) -> None:
-        """One line that the user should know."""
-        if not self._quiet:
-            _print_line(self._console, text, "dim")
-
-    def prepared(self, done: int, total: int) -> None:
-        """While a split's images are decoded or drawn up front."""
-        if self._preparing is None:
-            self._preparing = self._progress.add_task("preparing images", total=total, status="")
-        self._progress.update(self._preparing, completed=done, total=total)
-        if done == total:
-            self._progress.remove_task(self._preparing)
-            self._preparing = None
-
-    def progress(self, step: int, num_steps: int, loss: float | None, images_per_second: float | None) -> None:
-        """After a step; loss and speed are None between the rows of the log."""
-        if self._training is None:
-            self._training = self._progress.add_task("training", total=num_steps, completed=step, status="")
-        if loss is not None:
-            self._status["loss"] = f"loss {loss:.4f}"
-        if images_per_second is not None:
-            self._status["speed"] = f"{images_per_second:,.0f} images/s"
-        self._progress.update(self._training, completed=step, status=self._status_text())
-
-    def _status_text(self) -> str:
-        return "  ".join(filter(None, self._status.values()))
-
-    def scored(self, step: int, scores: dict[str, float], best: bool) -> None:
-        """After a scoring on valid."""
-        self.note(
-            f"step {step:>6,}: valid accuracy {scores['mean_accuracy']:.4f}"
-            f" (majority {scores['majority_accuracy']:.4f}), mAP {scores['mean_average_precision']:.4f}"
-            f"{', best' if best else ''}{'' if _moves(self._console) else f'  {self._status_text()}'}"
-        )

@@ -152,10 +152,13 @@ def evaluate(
         return
     planned = plan(checkpoints or [default_run("weights", console.show_note)], options, console.show_note)
 
-    from vitpe.device import select_device
-    from vitpe.inference.evaluate import evaluate as run
+    from vitpe.cli.progress import Counters
 
-    with console.Counters() as counters:
+    with Counters() as counters:
+        with counters.doing("loading torch"):
+            from vitpe.device import select_device
+            from vitpe.inference.evaluate import evaluate as run
+
         results = run(planned, select_device(device), counters)
     if compare:
         show_comparison(results[0], results[1], terms, kind, sort)

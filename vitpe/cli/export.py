@@ -87,7 +87,8 @@ def _write_folder(path: Path, library: Literal["hf", "timm"], folder: Path) -> N
 
 def _scored(path: Path) -> "tuple[Scores, EvalInfo] | None":
     """The scores on valid and of what they are; None, with a note, where its images are not at hand."""
-    from vitpe.cli.console import Counters, show_note
+    from vitpe.cli.console import show_note
+    from vitpe.cli.progress import Counters
     from vitpe.device import select_device
     from vitpe.errors import VitpeError
     from vitpe.inference.eval_options import EvalOptions, plan

@@ -40,10 +40,11 @@ def plan_probe(
 
 def run_probe(planned: EvalPlan, num_images: int, device: str | None) -> list[PositionProbe]:
     """Here torch is imported."""
+    from vitpe.cli.progress import Counters
     from vitpe.device import select_device
     from vitpe.inference.probe import probe
 
-    with console.Counters() as counters:
+    with Counters() as counters:
         return probe(planned, num_images, select_device(device), counters)
 
 

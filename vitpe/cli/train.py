@@ -138,24 +138,28 @@ def train(
 
         check_source(config.data, config.model.img_size)
 
-    from vitpe.cli.console import TrainReporter, show_note, show_summary
-    from vitpe.device import select_device
-    from vitpe.training.train import train
-    from vitpe.training.workers import joined
+    from vitpe.cli.console import show_note, show_summary
+    from vitpe.cli.progress import TrainReporter
 
-    with TrainReporter(quiet=launch.rank > 0) as reporter, joined(launch, show_note) as workers:
-        result = train(
-            config,
-            run,
-            select_device(device),
-            reporter,
-            resume=resume,
-            init=init,
-            init_grid=grid,
-            workers=workers,
-            trackers=trackers,
-            minutes=minutes,
-        )
+    with TrainReporter(quiet=launch.rank > 0) as reporter:
+        with reporter.doing("loading torch"):
+            from vitpe.device import select_device
+            from vitpe.training.train import train
+            from vitpe.training.workers import joined
+
+        with joined(launch, show_note) as workers:
+            result = train(
+                config,
+                run,
+                select_device(device),
+                reporter,
+                resume=resume,
+                init=init,
+                init_grid=grid,
+                workers=workers,
+                trackers=trackers,
+                minutes=minutes,
+            )
     if launch.rank == 0:
         best = result.best
         if best is not None:

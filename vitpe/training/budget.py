@@ -28,7 +28,8 @@ def steps_within(
     Raises UsageError when the time is too short for any training.
     """
     measured = min(_MEASURED_SHARE * seconds, _MAX_MEASURED_SECONDS)
-    per_step, per_image = trial.measure_seconds(*batches, measured)
+    with context.reporter.doing("measuring a step"):
+        per_step, per_image = trial.measure_seconds(*batches, measured)
     # The slowest worker's: all must do as many.
     per_step, per_image = (
         value / 1e9 for value in context.workers.all_max(round(per_step * 1e9), round(per_image * 1e9))

@@ -11,8 +11,8 @@ checkpoint that is missing is made from the state of its step.
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from signal import Signals
@@ -58,11 +58,14 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """One line that the user should know."""
 
+    def doing(self, what: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+        """Within, `what` is waited for; what is given is called with how many more of `total` are done."""
+
     def prepared(self, done: int, total: int) -> None:
         """While a split's images are decoded or drawn up front."""
 
     def progress(self, step: int, num_steps: int, loss: float | None, images_per_second: float | None) -> None:
-        """After a step; loss and speed are None until the first row of the log."""
+        """After a step, before it is scored; loss and speed are None between the rows of the log."""
 
     def scored(self, step: int, scores: dict[str, float], best: bool) -> None:
         """After a scoring on valid."""
@@ -196,18 +199,23 @@ class Trainer:
         """
         forward = self._forward()
         if self._config.whiten and self._whitening is None:
-            self._whitening = self._measure_whitening(train)
+            with self._reporter.doing("measuring what patches look like"):
+                self._whitening = self._measure_whitening(train)
         clock = _Clock(train, self.step)
         writer = Writer()
         batches = train.from_step(self.step)
+        waiting: AbstractContextManager[object] = self._reporter.doing(
+            "the first step, which is slower than the others"
+        )
         try:
             if self.step == 0:
                 self._record(clock, valid, writer)
             while not self.finished:
                 with self._workers.doing("loading images"):
                     batch = next(batches)
-                with self._workers.doing(STEP):
+                with self._workers.doing(STEP), waiting:
                     self._update(forward, batch)
+                waiting = nullcontext()
                 self._record(clock, valid, writer)
                 self._save_when_asked(writer)
         finally:
@@ -317,6 +325,7 @@ class Trainer:
             speed, waiting = clock.measure(step)
             row = {"loss": loss, "learning_rate_factor": self._factor(step - 1)}
             row |= {"images_per_second": f"{speed:.1f}", "data_wait_share": f"{waiting:.4f}"}
+        self._reporter.progress(step, plan.num_steps, loss, speed)
         if step in plan.evals and valid is not None:
             with clock.paused(), self._workers.doing("scoring"):
                 row |= self._evaluate(valid)
@@ -325,7 +334,6 @@ class Trainer:
             row = {"step": step, "epoch": epoch, "images_seen": step * plan.batch_size} | row
             self._folder.log(row)
             self._trackers.log(row)
-        self._reporter.progress(step, plan.num_steps, loss, speed)
 
     def _take_mean_loss(self) -> float:
         """Of all workers, since the last call."""
@@ -345,7 +353,9 @@ class Trainer:
             averaged = copy.deepcopy(self._model)
             averaged.load_state_dict(self._average.tensors)
         averaged.eval()
-        logits, labels = classify_split(PixelClassifier(averaged, self._info.mean, self._info.std), valid.once())
+        classifier = PixelClassifier(averaged, self._info.mean, self._info.std)
+        with self._reporter.doing(f"scoring at step {self.step:,}", len(valid.store)) as on_progress:
+            logits, labels = classify_split(classifier, valid.once(), on_progress)
         averaged.train()
         found = score(sigmoid(logits), labels, self._info.attributes, num_resamples=0)
         self._trackers.scored(self.step, found)

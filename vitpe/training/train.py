@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from vitpe.celeba import ATTRIBUTES
-from vitpe.config import DRAWN_FACES, DataConfig, RunConfig
+from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, DataConfig, RunConfig
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batches, Shard
 from vitpe.data.label_table import tells_sides
@@ -56,6 +56,8 @@ MAY_CHANGE: Final = frozenset(
 _PATHS: Final = frozenset({"data.data", "data.labels", "data.relabel"})
 _HISTORY_LIMIT_BYTES: Final = 1 << 30
 _VALID_BATCH_SIZE: Final = 128
+_OPERATIONS_PER_THREAD: Final = 7e10  # a second, as `tiny` and `laptop` train on a Zen 4 in bfloat16
+_MANY_HOURS: Final = 3.0
 _NUM_NAMED: Final = 5
 
 
@@ -108,8 +110,9 @@ def train(
             config = _continued(config, named, device, reporter)
         else:
             named.refuse_existing()
-    train_samples, valid_samples = _open_splits(config)
-    labelled = _open_labelled(config, train_samples)
+    with reporter.doing("reading the labels"):
+        train_samples, valid_samples = _open_splits(config)
+        labelled = _open_labelled(config, train_samples)
     groups = balanced_groups(labelled, config.train.balance) if config.train.balance else None
     with stop_signals() as stop, _held(named, workers) as run:
         stop.hint = _how_to_continue(run, workers)
@@ -118,7 +121,8 @@ def train(
         told_by_first = Trackers(trackers if workers.is_first else (), reporter.note)
         context = RunContext(run, device, workers, reporter, stop, told_by_first)
         if workers.is_first:
-            _identify(run, config, valid_samples, resume)
+            with reporter.doing("telling these data from any other"):
+                _identify(run, config, valid_samples, resume)
         _describe_data(config.data, train_samples, valid_samples, reporter)
         for line in groups.describe() if groups is not None else ():
             reporter.note(line)
@@ -126,7 +130,8 @@ def train(
         config = _with_decided(config, train_samples, device)
         _check_batch(plan, config, context)
         torch.manual_seed(config.train.seed)
-        model = VisionTransformer(config.model)
+        with reporter.doing("making the model"):
+            model = VisionTransformer(config.model)
         if init is not None and resume:
             reporter.note(f"{init} is not read again: the run goes on with its own weights")
         elif init is not None:
@@ -134,7 +139,8 @@ def train(
         config = replace(config, train=replace(config.train, keep=_resolve_keep(config, model)))
         _describe_model(config, model, context)
         other_labels = [] if labelled is train_samples else [labelled]
-        data_fingerprint = fingerprint([train_samples, valid_samples, *other_labels])
+        with reporter.doing("telling these data from any other"):
+            data_fingerprint = fingerprint([train_samples, valid_samples, *other_labels])
         told = {*train_samples.notes, *valid_samples.notes}
 
         def make_trainer(model: VisionTransformer, plan: Plan) -> Trainer:
@@ -153,10 +159,14 @@ def train(
             plan = Plan.of(config.train, len(train_samples.names))
         trainer = make_trainer(model, plan)
         if resume:
-            _restore(trainer, context)
+            with reporter.doing("reading the run's state"):
+                _restore(trainer, context)
         if not trainer.finished:
             _describe_history(config, model, plan, reporter)
-            _write_start(trainer, config, context, resume)
+            if minutes is None:
+                _warn_of_hours(config, model, plan, trainer.step, context)
+            with reporter.doing("writing the run's first state"):
+                _write_start(trainer, config, context, resume)
             batches = open_batches(trainer.step) if batches is None else batches
             run_id = None if run.identity is None else run.identity.id
             context.trackers.start(run.path, run_id, to_json(config), trainer.step)
@@ -446,6 +456,22 @@ def _describe_model(config: RunConfig, model: VisionTransformer, context: RunCon
     shared = f", {num_workers} workers" if num_workers > 1 else ""
     size = f"{num_parameters(model) / 1e6:.1f} M parameters"
     context.reporter.note(f"model: {config.preset}, {size}, on {describe_device(context.device)}{shared}")
+
+
+def _warn_of_hours(config: RunConfig, model: VisionTransformer, plan: Plan, step: int, context: RunContext) -> None:
+    """Roughly how long a CPU takes, where that is hours: two operations for each weight and token, and twice that in
+    the backward pass (arXiv:2001.08361, section 2.1).
+    """
+    if context.device.type != "cpu":
+        return
+    tokens = 1 + config.train.patch_keep * config.model.num_patches
+    operations = 6 * num_parameters(model) * tokens * plan.batch_size * (plan.num_steps - step)
+    hours = operations / (_OPERATIONS_PER_THREAD * torch.get_num_threads() * context.workers.world_size) / 3600
+    if hours >= _MANY_HOURS:
+        context.reporter.note(
+            f"warning: on this CPU that may take {hours:,.0f} hours; --minutes 10 takes ten minutes,"
+            f" --preset {DEFAULT_PRESET} is the smallest model, and a GPU is faster"
+        )
 
 
 def _describe_history(config: RunConfig, model: VisionTransformer, plan: Plan, reporter: Reporter) -> None:
