@@ -74,6 +74,10 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a report to this file: .html, .png.")] = None,
     suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(help="Also write where the model looks on average, attribute by attribute, to this PNG file."),
+    ] = None,
     answers: Annotated[
         Path | None,
         typer.Option(help="Also write every probability and label to this file: .csv, .jsonl, .parquet."),
@@ -102,6 +106,7 @@ def evaluate(
             "--device": device,
             "--precision": precision != "fp32",
             "--compare": compare,
+            "--maps": maps,
             "--answers": answers,
         }
         if needless := [name for name, value in given.items() if value]:
@@ -119,8 +124,9 @@ def evaluate(
         raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
-    if compare and answers is not None:
-        raise UsageError("--compare has no --answers", "score one checkpoint at a time")
+    for name, value in (("answers", answers), ("maps", maps)):
+        if compare and value is not None:
+            raise UsageError(f"--compare has no --{name}", "score one checkpoint at a time")
     terms = {} if by is None else parse_by(by)
     by_difference = compare and sort in ("difference", "-difference")
     if compare and terms and sort is not None and not by_difference:
@@ -138,6 +144,8 @@ def evaluate(
 
     if report is not None:
         check_output(report, (".png", ".html"), "--report")
+    if maps is not None:
+        check_output(maps, ".png", "--maps")
     if suspects is not None:
         check_new(suspects, ".csv", "--suspects")
     if answers is not None:
@@ -145,7 +153,18 @@ def evaluate(
 
         check_answers_file(answers)
     options = EvalOptions(
-        data, labels, split, thresholds, criterion, calibrate, precision, terms, suspects is not None, relabel, out
+        data=data,
+        labels=labels,
+        split=split,
+        thresholds=thresholds,
+        criterion=criterion,
+        calibrate=calibrate,
+        precision=precision,
+        by=terms,
+        suspects=suspects is not None,
+        relabel=relabel,
+        refit=out,
+        maps=maps is not None,
     )
     if from_answers is not None:
         show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)
@@ -167,3 +186,7 @@ def evaluate(
         show_answers(found, terms, kind, sort, report, suspects)
         if answers is not None:
             store_answers(answers, found)
+        if maps is not None:
+            from vitpe.cli.map_output import store_mean_maps
+
+            store_mean_maps(maps, results[0])

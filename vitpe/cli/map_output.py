@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from vitpe.cli.console import show_note
 from vitpe.files import write_atomic
+from vitpe.inference.eval_result import EvalResult
 from vitpe.inference.predict import make_pictures_folder, picture_name
 from vitpe.inference.predictions import Prediction
 from vitpe.outputs import refuse_foreign
@@ -22,3 +24,16 @@ def with_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[P
             refuse_foreign(path)
             write_atomic(path, map_sheet_png(prediction))
         yield prediction
+
+
+def store_mean_maps(path: Path, result: EvalResult) -> None:
+    """A sheet of where a model looks on average."""
+    from vitpe.reporting.map_sheet import mean_sheet_png
+
+    maps = result.maps
+    if maps is None:
+        raise ValueError("no maps were asked for")
+    write_atomic(path, mean_sheet_png(maps, result.attributes, result.describe()))
+    total = len(result.names)
+    of = f"all {total:,}" if maps.num_images == total else f"{maps.num_images:,} of {total:,}, taken at random"
+    show_note(f"wrote {path}: maps of {len(result.attributes)} attributes, the mean over {of} images")

@@ -30,6 +30,7 @@ class EvalOptions:
     by: which labels part the images into groups, empty for no groups.
     refit: a new checkpoint, with rows of the head fitted on the groups, None for none.
     suspects: whether wrong labels are looked for, which only a model that did not train on them can find.
+    maps: whether it is asked where the model looks on average.
     Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
     """
 
@@ -44,6 +45,7 @@ class EvalOptions:
     suspects: bool = False
     relabel: Path | None = None
     refit: Path | None = None
+    maps: bool = False
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:

@@ -1,7 +1,7 @@
 """A checkpoint's answers on a split, beside the labels. Torch-free."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,24 @@ from vitpe.runs.metadata import CheckpointInfo
 from vitpe.text import some
 
 
+@dataclass(frozen=True, eq=False)
+class MeanMaps:
+    """Where a model looks on average: mean and standard error (A, rows, columns) of how much the logits of the answers
+    given fall without a patch, and the mean uint8 image (3, H, W), all over num_images of a split's.
+    """
+
+    mean: NDArray[np.float64]
+    error: NDArray[np.float64]
+    image: NDArray[np.uint8]
+    num_images: int
+
+    def surely(self) -> NDArray[np.float64]:
+        """(A, rows, columns): the end of the mean's 95 % interval that is nearer to 0; 0 where that holds 0."""
+        bound = np.maximum(np.abs(self.mean) - 1.96 * self.error, 0)
+        found: NDArray[np.float64] = np.sign(self.mean) * bound
+        return found
+
+
 @dataclass(frozen=True)
 class EvalResult:
     """A checkpoint's logits (n, A) on a split, with the labels (n, A), for those of its attributes that have labels.
@@ -27,7 +45,7 @@ class EvalResult:
     columns: (A,) which of the checkpoint's attributes those are. source, notes: of the images, as their reader says.
     threshold: for all attributes, None for the checkpoint's own. precision: in which the logits were computed.
     names: (n,) of the images. all_labels: theirs, of attributes that the checkpoint does not answer, too. train_labels:
-    those of the training images, where they were asked for and are there.
+    those of the training images, where they were asked for and are there. maps: where they were asked for.
     """
 
     path: Path
@@ -43,6 +61,7 @@ class EvalResult:
     train_labels: Labels | None = None
     threshold: float | None = None
     precision: str = "fp32"
+    maps: MeanMaps | None = field(default=None, repr=False)
 
     @property
     def attributes(self) -> tuple[str, ...]:

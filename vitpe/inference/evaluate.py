@@ -22,6 +22,7 @@ from vitpe.inference.eval_result import EvalResult, calibration_in_words, thresh
 from vitpe.inference.fit import LoadedCheckpoint, fit, held
 from vitpe.inference.groups import check_terms
 from vitpe.inference.head import refit_head
+from vitpe.inference.mean_maps import mean_maps
 from vitpe.inference.trained_on import check_out_of_sample, check_same_data
 from vitpe.model.inputs import classify_split, predicting_classifier
 from vitpe.model.vit import VisionTransformer
@@ -76,6 +77,9 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
             reporter.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")
         given = answer(loaded, options.split, opened(options.split, size), device, reporter, options.precision)
         given = replace(given, threshold=options.threshold)
+        if options.maps:
+            maps = mean_maps(loaded.model, given, opened(options.split, size), device, reporter.start)
+            given = replace(given, maps=maps)
         if options.by:
             given = replace(given, train_labels=_train_labels(partial(opened, "train", size), reporter))
         answers.append(given)

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from vitpe.config import Precision
 from vitpe.data.images import Pixels, use_torchvision
-from vitpe.model.inputs import PixelClassifier, classify, classify_kept, predicting_classifier, stack_images
+from vitpe.model.inputs import (
+    FoldedClassifier,
+    PixelClassifier,
+    classify,
+    classify_kept,
+    predicting_classifier,
+    stack_images,
+)
 from vitpe.model.occlusion import KeptLogits
 from vitpe.model.relevance import AttentionRelevance
 from vitpe.runs.checkpoint import build_model
@@ -56,14 +63,7 @@ class TorchEngine:
 
     def kept_logits(self, image: Pixels) -> KeptLogits:
         """Of one image, in batches."""
-        pixels, size = stack_images([image]).to(self.device), 8 * self.max_batch
-
-        def logits(keep: NDArray[np.intp]) -> NDArray[np.float64]:
-            numbers = torch.from_numpy(keep).to(self.device)
-            parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-            return torch.cat([classify_kept(self.classifier, pixels, part) for part in parts]).cpu().double().numpy()
-
-        return logits
+        return kept_logits(self.classifier, stack_images([image]).to(self.device), 8 * self.max_batch)
 
     def relevance(self, image: Pixels, columns: Sequence[int], signs: NDArray[np.float64]) -> NDArray[np.float64]:
         """(K, N): see AttentionRelevance."""
@@ -81,3 +81,14 @@ class TorchEngine:
     @cached_property
     def _relevance(self) -> AttentionRelevance:
         return AttentionRelevance(self._model, self._info.mean, self._info.std)
+
+
+def kept_logits(classifier: PixelClassifier | FoldedClassifier, image: torch.Tensor, size: int) -> KeptLogits:
+    """Of one image (1, 3, H, W) on the classifier's device, `size` sets of patches at once."""
+
+    def logits(keep: NDArray[np.intp]) -> NDArray[np.float64]:
+        numbers = torch.from_numpy(keep).to(image.device)
+        parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        return torch.cat([classify_kept(classifier, image, part) for part in parts]).cpu().double().numpy()
+
+    return logits

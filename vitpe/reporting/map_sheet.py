@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitpe.inference.predictions import MapMethod, Prediction
+from vitpe.inference.eval_result import MeanMaps
+from vitpe.inference.predictions import EvalInfo, MapMethod, Prediction
 from vitpe.outputs import PNG_SOFTWARE
 from vitpe.reporting.predict_table import percent
 from vitpe.reporting.report import INK, MUTED, short
@@ -28,12 +29,14 @@ FOR: Final = "#d1341f"
 """The colour of what speaks for an answer."""
 AGAINST: Final = "#1f6fb4"
 """And of what speaks against it."""
-_FADE, _GRAY, _COVER = 0.35, 0.7, 0.85
+_FADE, _GRAY, _COVER = 0.45, 0.7, 0.85
 """How far the face is faded to white and to gray below a map, and how much of it the strongest colour covers."""
 _POWER: Final = 0.75
 """Of a value's share of the largest, for its colour: below 1, so that weak maps are seen on a scale that all share."""
 _GAP, _LABEL, _TITLE, _NOTE = 14, 26, 66, 34  # pixels
 _MAX_COLUMNS: Final = 5
+_USUAL_WIDTH: Final = 1800
+_MEAN_ASPECT: Final = 1.6  # columns to rows: 8 × 5 for CelebA's
 
 NOTES: Final[dict[MapMethod, str]] = {
     "occlusion": "red speaks for the answer, blue against it: its logit falls, or rises, without the patch,"
@@ -41,6 +44,10 @@ NOTES: Final[dict[MapMethod, str]] = {
     "relevance": "red speaks for the answer: attention times its gradients, {limit:.2g} where the colour is deepest",
     "attention": "red: where the attribute's query looks, whatever the answer, {limit:.1%} where the colour is deepest",
 }
+_MEAN_NOTE: Final = (
+    "red speaks for the answer, blue against it: its logit falls, or rises, without the patch, at least by the number"
+    " beside the name where the colour is deepest; without colour: not surely anything (95 %)"
+)
 
 
 def map_sheet_png(prediction: Prediction) -> bytes:
@@ -54,6 +61,20 @@ def map_sheet_png(prediction: Prediction) -> bytes:
     labels = ["the image", *(_answer(prediction, name) for name in maps.values)]
     note = NOTES[maps.method].format(limit=limit)
     return sheet_png(tiles, labels, prediction.file, note, min(len(tiles), _MAX_COLUMNS))
+
+
+def mean_sheet_png(maps: MeanMaps, attributes: Sequence[str], info: EvalInfo) -> bytes:
+    """A PNG of where a model looks on average: a tile for each attribute over the mean image, each on its own scale,
+    whose end is written beside its name: they differ a hundredfold.
+    """
+    face = maps.image.transpose(1, 2, 0)
+    shown = maps.surely()
+    limits = [float(np.abs(values).max()) for values in shown]
+    tiles = [overlay(face, values, limit) for values, limit in zip(shown, limits, strict=True)]
+    labels = [f"{short(name)}  ±{limit:.2g}" for name, limit in zip(attributes, limits, strict=True)]
+    title = f"Where {info.checkpoint} looks: the mean of {maps.num_images:,} images of {info.images}"
+    columns = math.ceil(math.sqrt(_MEAN_ASPECT * len(tiles)))
+    return sheet_png(tiles, labels, title, _MEAN_NOTE, columns)
 
 
 def _answer(prediction: Prediction, name: str) -> str:
@@ -74,13 +95,14 @@ def sheet_png(tiles: Sequence[Pixels], labels: Sequence[str], title: str, note: 
         place = (x / total_width, 1 - y / total_height)
         figure.text(*place, printable(words), size=size, color=colour, weight=weight, parse_math=False)
 
-    text(_GAP, 40, title, 13, INK, "bold")
+    size = min(max(total_width / _USUAL_WIDTH, 1), 1.5)  # of what is read from farther away, on a larger sheet
+    text(_GAP, 42, title, 13 * size, INK, "bold")
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         row, column = divmod(number, columns)
         left, top = _GAP + column * (width + _GAP), _TITLE + row * (_LABEL + height + _GAP)
         text(left, top + 18, label, 10, INK)
         figure.figimage(tile, left, total_height - top - _LABEL - height, origin="upper")
-    text(_GAP, total_height - 14, note, 8.5, MUTED)
+    text(_GAP, total_height - 14, note, 8.5 * size, MUTED)
     data = io.BytesIO()
     metadata = {"Software": PNG_SOFTWARE, "Title": printable(title)}
     figure.savefig(data, format="png", dpi=DPI, facecolor="white", metadata=metadata)
