@@ -82,6 +82,7 @@ def _commands(place: Path, face: Path) -> dict[str, Sequence[str | Path]]:
     _write_pipeline(place / "hf")
     return {
         **{f"vitpe {name}": (*predict, place / f"{name}.safetensors") for name in ("tiny", "laptop", "base")},
+        "vitpe tiny, with maps": (*predict, place / "tiny.safetensors", "--maps", place / "maps"),
         "vitpe tiny, torch": (*predict, place / "tiny.safetensors", "--device", "cpu"),
         "timm script": (sys.executable, "-c", _TIMM, face),
         "Hugging Face pipeline": (sys.executable, "-c", _PIPELINE, face, place / "hf"),
