@@ -210,6 +210,15 @@ def test_attention_needs_attribute_queries(predicted, images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_one_patch_is_no_map(celeba, images, tmp_path):
+    sizes = {"model__img_size": [16, 16], "model__patch_size": 16, "train__patch_keep": 1.0, "train__steps": 1}
+    train_tiny(celeba, tmp_path / "run", **sizes)
+    for command in (["predict", images / "000001.jpg", "--checkpoint"], ["eval"]):
+        called = call_vitpe(*command, tmp_path / "run", "--maps", tmp_path / "maps.png")
+        assert called.code == 2, called.stderr
+        assert "one patch, so there is no map" in called.stderr
+
+
 def test_attention_is_where_the_queries_look(celeba, images, tmp_path):
     train_tiny(celeba, tmp_path / "run", model__global_pool="queries", train__steps=2)
     for method in ("attention", "relevance", "occlusion"):

@@ -9,6 +9,7 @@ from vitpe.config import DataConfig, Precision
 from vitpe.data.sources import check_source
 from vitpe.errors import UsageError
 from vitpe.inference.groups import Terms
+from vitpe.inference.maps import check_grid
 from vitpe.inference.trained_on import OUT_OF_SAMPLE_HINT, data_of
 from vitpe.metrics.thresholds import Criterion, Method
 from vitpe.outputs import check_output
@@ -118,6 +119,8 @@ def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None
     """
     checkpoints = tuple(weights_file(path, tell) for path in paths)
     infos = [read_info(path) for path in checkpoints]
+    if options.maps:
+        check_grid(infos[0].model)
     relabel = None if options.relabel is None else str(options.relabel)
     found: list[DataConfig] = []
     if options.data is not None:

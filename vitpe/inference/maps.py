@@ -38,6 +38,7 @@ class MapOptions:
 
     def check(self, model: ModelConfig) -> None:
         """UsageError for a model that has no such maps."""
+        check_grid(model)
         if self.method == "attention" and model.global_pool != "queries":
             raise UsageError(
                 "--map-method attention, and the model has no attribute queries",
@@ -47,6 +48,14 @@ class MapOptions:
     def num_passes(self, model: ModelConfig) -> int:
         """How many times the model runs for an image, its answer included."""
         return 2 + model.num_patches
+
+
+def check_grid(model: ModelConfig) -> None:
+    """UsageError for a model with one patch."""
+    if model.num_patches == 1:
+        raise UsageError(
+            "the model sees its image as one patch, so there is no map", "use a model with a grid of patches"
+        )
 
 
 def explain(
