@@ -18,11 +18,13 @@ import torch
 from tests.helpers import REPOSITORY
 from vitpe.config import PRESETS
 from vitpe.model.vit import VisionTransformer, num_parameters
+from vitpe.viz.numbers import NUMBERS
 
 README = REPOSITORY / "README.md"
 PROMPT = "$ "
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_NUMBERS = re.compile(r"(?<=<!-- numbers -->\n).*?(?=<!-- end of numbers -->)", re.DOTALL)
 _PRESETS = re.compile(r"(?<=<!-- presets -->\n).*?(?=<!-- end of presets -->)", re.DOTALL)
 
 
@@ -56,7 +58,7 @@ def inline_commands(text: str) -> list[str]:
 
 
 def rewrite(text: str, run: Callable[[str], str]) -> str:
-    """The README with the output of `run(command)` under every command, and with today's table of presets."""
+    """The README with the output of `run(command)` under every command, and with what presets and numbers are today."""
 
     def renewed(match: re.Match[str]) -> str:
         block = Block(*match.groups())
@@ -65,7 +67,14 @@ def rewrite(text: str, run: Callable[[str], str]) -> str:
         parts = [f"{PROMPT}{command}\n{run(command)}" for command, _ in block.commands()]
         return f"```console\n{''.join(parts)}```"
 
-    return _PRESETS.sub(lambda _: preset_table(), _BLOCK.sub(renewed, text))
+    text = _NUMBERS.sub(lambda _: numbers_table(), _BLOCK.sub(renewed, text))
+    return _PRESETS.sub(lambda _: preset_table(), text)
+
+
+def numbers_table() -> str:
+    """Markdown: what `vitpe viz-pe` measures, by the names that its records have."""
+    rows = [f"| `{key}` | {number.meaning} |\n" for key, number in NUMBERS.items()]
+    return "| number | |\n| --- | --- |\n" + "".join(rows)
 
 
 def preset_table() -> str:

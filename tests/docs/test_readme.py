@@ -11,7 +11,16 @@ import tomllib
 import pytest
 import typer
 
-from tests.docs.readme import README, blocks, inline_commands, preset_table, rewrite, run_on_terminal, run_script
+from tests.docs.readme import (
+    README,
+    blocks,
+    inline_commands,
+    numbers_table,
+    preset_table,
+    rewrite,
+    run_on_terminal,
+    run_script,
+)
 from tests.helpers import REPOSITORY
 from tests.helpers.in_process import call_vitpe
 from vitpe.cli.app import app
@@ -117,6 +126,10 @@ def test_every_command_is_there():
 
 def test_the_presets_are_those_of_today():
     assert f"<!-- presets -->\n{preset_table()}<!-- end of presets -->" in TEXT
+
+
+def test_the_numbers_are_those_of_today():
+    assert f"<!-- numbers -->\n{numbers_table()}<!-- end of numbers -->" in TEXT
 
 
 def test_every_console_command_has_its_output():

@@ -369,3 +369,24 @@ def test_evenly_keeps_both_ends():
     assert evenly(3, 5) == [0, 1, 2]
     assert evenly(100, 4) == [0, 33, 66, 99]
     assert evenly(GRID[0], 2) == [0, 12]
+
+
+@pytest.mark.parametrize(
+    ("model", "data_source", "subject"),
+    [
+        ({"embed_dim": 128, "depth": 4, "num_heads": 2}, "drawn_faces", "tiny on drawn faces"),
+        ({"embed_dim": 192, "depth": 6, "num_heads": 3, "stem_width": 32}, "celeba", "laptop on CelebA"),
+        ({"embed_dim": 192, "depth": 6, "num_heads": 3}, "celeba", "a ViT of width 192 and depth 6 on CelebA"),
+        ({}, "celeba", "trained on CelebA"),
+        ({"embed_dim": "wide", "depth": 4, "num_heads": 2}, "a\x1bb", "trained on a\\x1bb"),
+        ({"embed_dim": 128, "depth": 4, "num_heads": 2}, 3, "tiny"),
+        ({}, None, None),
+    ],
+)
+def test_a_checkpoint_says_its_model_and_data(tmp_path, model, data_source, subject):
+    metadata = vitpe_metadata(1, GRID)
+    values = json.loads(metadata["vitpe"])
+    values["model"] |= model
+    metadata["vitpe"] = json.dumps(values | {"data_source": data_source})
+    path = write_safetensors(tmp_path / "x.safetensors", {"pos_embed": float32(np.ones((1, 144, 8)))}, metadata)
+    assert read_checkpoint(path).subject == subject

@@ -1,10 +1,12 @@
 """Similarity and the numbers drawn from it, against torch, scipy-free arithmetic, and embeddings with known answers."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from tests.helpers.viz_history import GRID, face_embeddings, write_checkpoint
 from vitpe.viz import numbers as nums
@@ -12,7 +14,7 @@ from vitpe.viz.colours import colour_range
 from vitpe.viz.components import component_colours, filter_components, norms, principal_components
 from vitpe.viz.face import face_geometry
 from vitpe.viz.history import read_checkpoint
-from vitpe.viz.numbers import NUMBERS, EmbeddingGrid, numbers_table
+from vitpe.viz.numbers import NUMBERS, EmbeddingGrid, numbers_legend, numbers_table
 from vitpe.viz.similarity import cosine_similarity, without_self
 
 FACE = face_geometry((208, 176), 16)
@@ -294,3 +296,22 @@ def test_the_table_shows_what_was_scored():
     steps = list(numbers_table(records, max_rows=7).columns[0].cells)
     assert steps == ["0", "7", "10", "13", "20", "30", "random"]
     assert numbers_table([record | {"step": n, "valid_accuracy": 0.8} for n in range(31)]).row_count == 13
+
+
+def test_columns_have_the_names_of_the_records_and_fit_a_terminal():
+    record = dict.fromkeys(NUMBERS, -0.25) | {"defined": True, "step": 162_770, "valid_accuracy": 0.9}
+    record |= {"random": dict.fromkeys(NUMBERS, -0.25), "file": "a"}
+    table, console = numbers_table([record]), Console(width=80, file=io.StringIO())
+    headers = [str(column.header).replace("-\n", "").replace("\n", "_") for column in table.columns]
+    assert headers == ["step", "valid_accuracy", *NUMBERS]
+    console.print(table)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert all(part in shown for part in ("162,770", "corre-", "lation", "struc-", "ture"))
+
+
+def test_each_column_is_explained():
+    record = dict.fromkeys(NUMBERS, 0.25) | {"eye_similarity": None}
+    name, meaning = (list(column.cells) for column in numbers_legend([record]).columns)
+    assert name == [*(key.replace("_", " ") for key in NUMBERS if key != "eye_similarity"), "random"]
+    assert all(meaning)

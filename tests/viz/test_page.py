@@ -38,6 +38,7 @@ def embedded(text):
 def test_nothing_is_loaded_from_elsewhere(text):
     assert "default-src 'none'" in text
     assert not re.findall(r"(?:src|href)\s*=", text)
+    text = text.replace('"http://www.w3.org/2000/svg"', "")  # a name, which nothing fetches
     assert not re.findall(r"https?://|url\(|@import|fetch\(|XMLHttpRequest", text)
 
 

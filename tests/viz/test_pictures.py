@@ -25,7 +25,7 @@ from vitpe.viz.colours import (
 )
 from vitpe.viz.components import components_picture
 from vitpe.viz.explained import explained_picture
-from vitpe.viz.frames import EXAMPLE_Y, HOW_TO_READ_Y, PANEL_GAP, TOP, Curve, FramePainter
+from vitpe.viz.frames import CURVE_Y, EXAMPLE_Y, HOW_TO_READ_Y, PANEL_GAP, TOP, Curve, FramePainter
 from vitpe.viz.history import load_history, read_checkpoint
 from vitpe.viz.maps import best_cell, lay_out_map, lay_out_tiles, ticks, tiles_extent
 from vitpe.viz.options import Timing
@@ -404,3 +404,16 @@ def test_the_components_picture_takes_any_filters(tmp_path, filters):
         inked = (panel.min(axis=1) < 220).mean()
         assert (colourful > 0.3) == (filters is not None and filters[1] == 3)
         assert (inked > 0.3) == (filters is not None and filters[1] in (1, 3))
+
+
+def test_one_checkpoint_has_no_curve(short_history):
+    """Nothing is drawn below its heading and what random embeddings have."""
+
+    def below(history):
+        curve = Curve("Mirror symmetry", "of maps", [0.9] * len(history), 0.0)
+        painter = FramePainter(history, curve, SCALE, PALETTE, 842)
+        pixels = painter.draw(len(history) - 1)[TOP + CURVE_Y + 46 :, painter.layout.panel :]
+        return pixels != PALETTE.index_of(BACKGROUND)
+
+    assert not below(short_history[-1:]).any()
+    assert below(short_history).any()

@@ -79,7 +79,7 @@ def viz_pe(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe.cli import console, probe_output
     from vitpe.runs.find import default_run
-    from vitpe.viz.numbers import numbers_table
+    from vitpe.viz.numbers import numbers_legend, numbers_table
     from vitpe.viz.visualize import visualize
 
     for name in formats or []:
@@ -114,6 +114,7 @@ def viz_pe(
         probe_output.draw_probe(probes, out)
     if kind == "table":
         console.show_table(numbers_table(result.records))
+        console.show_table(numbers_legend(result.records))
         if probes:
             probe_output.show_probe(probes)
     elif kind == "json":

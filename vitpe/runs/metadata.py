@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vitpe.config import ModelConfig
+from vitpe.config import PRESETS, ModelConfig
 from vitpe.data.image_files import MAX_PIXELS
 from vitpe.data.label_table import check_attributes
 from vitpe.errors import VitpeError
@@ -105,7 +105,8 @@ class HistoryInfo:
     """What pictures of position embeddings need of a CheckpointInfo, and all that a file must say to be drawn.
 
     grid_size: (rows, columns) of patches. img_size (height, width), patch_size: in pixels; None where they are not
-    said, or are not those of grid_size. valid_accuracy: in [0, 1].
+    said, or are not those of grid_size. valid_accuracy: in [0, 1]. model_name: the preset of the model's shape, or the
+    shape; None where it is not said.
     """
 
     step: int
@@ -115,6 +116,7 @@ class HistoryInfo:
     patch_size: int | None = None
     data_source: str | None = None
     valid_accuracy: float | None = None
+    model_name: str | None = None
 
 
 def read_info(path: Path) -> CheckpointInfo:
@@ -174,7 +176,20 @@ def parse_history(metadata: Mapping[str, str], path: Path) -> HistoryInfo | None
             valid_accuracy = float(accuracy)
     source = values.get("data_source")
     data_source = source if isinstance(source, str) else None
-    return HistoryInfo(step, seen, grid_size, img_size, patch_size, data_source, valid_accuracy)
+    name = _model_name(values.get("model"))
+    return HistoryInfo(step, seen, grid_size, img_size, patch_size, data_source, valid_accuracy, name)
+
+
+def _model_name(model: Any) -> str | None:
+    match model:
+        case {"embed_dim": int(width), "depth": int(depth), "num_heads": int(num_heads)}:
+            shape = width, depth, num_heads, model.get("stem_width", 0)
+            for name, preset in PRESETS.items():
+                known = preset.model
+                if shape == (known.embed_dim, known.depth, known.num_heads, known.stem_width):
+                    return name
+            return f"a ViT of width {width} and depth {depth}"
+    return None
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vitpe.viz.colours import MUTED, UNDEFINED, Palette, Pixels
 from vitpe.viz.history import Checkpoint
 from vitpe.viz.maps import draw_bar
-from vitpe.viz.sheet import Sheet, print_scale
+from vitpe.viz.sheet import Sheet, print_scale, shorten
 from vitpe.viz.similarity import Floats
 
 MARGIN = 28
@@ -36,7 +36,9 @@ def components_picture(checkpoint: Checkpoint, palette: Palette, scale: int | No
     scale = scale or print_scale(width)
     sheet = Sheet(width, TOP + max(MAP_HEIGHT, map_height) + 74, scale)
     sheet.text(MARGIN, 42, "Behind the maps", 24, weight="bold")
-    sheet.text(MARGIN, 68, f"{checkpoint.label} · {num_rows} × {num_columns} patches", 14.5, MUTED)
+    facts = [checkpoint.subject] if checkpoint.subject else []
+    facts += [checkpoint.label, f"{num_rows} × {num_columns} patches"]
+    sheet.text(MARGIN, 68, shorten(" · ".join(facts), 14.5, width - 2 * MARGIN), 14.5, MUTED)
 
     lengths = norms(checkpoint.embeddings, checkpoint.grid_size)
     low, high = _ends(lengths)

@@ -28,7 +28,8 @@ Box = tuple[int, int, int, int]  # top row, left column, bottom row, right colum
 
 MARGIN = 28
 TOP = 104
-SIDE_WIDTH = 250
+SIDE_WIDTH, MAX_SIDE_WIDTH = 250, 460
+SIDE_SHARE = 0.45  # of the tiles' width, where that is more: large grids have wide tiles
 ARROW_GAP = 62
 TILES_WIDTH = 400
 MAX_TILES_HEIGHT = 600
@@ -58,13 +59,14 @@ def explained_picture(
     num_rows, num_columns = checkpoint.grid_size
     cell = best_cell(checkpoint.grid_size, TILES_WIDTH, MAX_TILES_HEIGHT)
     tiles_height, tiles_width = tiles_extent(num_rows, cell), tiles_extent(num_columns, cell)
-    map_cell = max(1, min(SIDE_WIDTH // num_columns, 300 // num_rows))
+    side_width = max(SIDE_WIDTH, min(round(SIDE_SHARE * tiles_width), MAX_SIDE_WIDTH))
+    map_cell = max(1, min(side_width // num_columns, max(300, side_width) // num_rows))
     map_height, map_width = map_cell * num_rows, map_cell * num_columns
 
-    tiles_x = MARGIN + SIDE_WIDTH + ARROW_GAP
+    tiles_x = MARGIN + side_width + ARROW_GAP
     right_x = tiles_x + tiles_width + ARROW_GAP
     height = max(TOP + tiles_height + 76, MAP_TOP + map_height + 60) + MARGIN
-    width = right_x + SIDE_WIDTH + MARGIN
+    width = right_x + side_width + MARGIN
     scale = scale or print_scale(width)
     tiles = lay_out_tiles(checkpoint.grid_size, cell, scale)
     sheet = Sheet(width, height, scale)
@@ -74,10 +76,10 @@ def explained_picture(
     _draw_bar(sheet, tiles_x + (tiles_width - BAR_WIDTH) / 2, TOP + tiles_height + 36, colours, palette)
 
     for callout, x, map_x in (
-        (inner_callout(checkpoint, similarity), MARGIN, MARGIN + SIDE_WIDTH - map_width),
+        (inner_callout(checkpoint, similarity), MARGIN, MARGIN + side_width - map_width),
         (border_callout(checkpoint, similarity), right_x, right_x),
     ):
-        _draw_callout(sheet, checkpoint, callout, x)
+        _draw_callout(sheet, checkpoint, callout, x, side_width)
         patch_map = lay_out_map(checkpoint.grid_size, callout.patch, map_cell * scale)
         sheet.picture(palette.to_rgb(patch_map.draw(levels, palette)), map_x, MAP_TOP)
         _annotate(sheet, callout, map_x, map_cell, checkpoint.grid_size)
@@ -93,7 +95,8 @@ def explained_picture(
 def _draw_head(sheet: Sheet, checkpoint: Checkpoint) -> None:
     num_rows, num_columns = checkpoint.grid_size
     sheet.text(MARGIN, 42, "What the position embeddings know of the image", 24, weight="bold")
-    facts = [f"cosine similarity of {num_rows} × {num_columns} position embeddings", checkpoint.label]
+    facts = [checkpoint.subject] if checkpoint.subject else []
+    facts += [f"cosine similarity of {num_rows} × {num_columns} position embeddings", checkpoint.label]
     if checkpoint.images_seen is not None:
         facts.append(f"{checkpoint.images_seen:,} images seen")
     if checkpoint.valid_accuracy is not None:
@@ -107,7 +110,7 @@ def _draw_bar(sheet: Sheet, x: float, y: float, colours: ColourScale, palette: P
     draw_bar(sheet, x, y, BAR_WIDTH, 12, palette, None if colours.per_tile else (colours.low, colours.high))
 
 
-def _draw_callout(sheet: Sheet, checkpoint: Checkpoint, callout: Callout, x: float) -> None:
+def _draw_callout(sheet: Sheet, checkpoint: Checkpoint, callout: Callout, x: float, width: float) -> None:
     """Heading, the patch's place in the image, and the text beside it."""
     num_rows, num_columns = checkpoint.grid_size
     sheet.text(x, TOP + 4, callout.heading, 16, weight="bold")
@@ -117,7 +120,7 @@ def _draw_callout(sheet: Sheet, checkpoint: Checkpoint, callout: Callout, x: flo
     row, column = callout.patch
     sheet.rectangle(x + column * cell, y + row * cell, cell, cell, fill=INK)
     text_x = x + num_columns * cell + 14
-    sheet.paragraph(text_x, y + 11, x + SIDE_WIDTH - text_x, callout.text, 13)
+    sheet.paragraph(text_x, y + 11, x + width - text_x, callout.text, 13)
 
 
 def _annotate(sheet: Sheet, callout: Callout, x: float, cell: int, grid_size: tuple[int, int]) -> None:

@@ -299,7 +299,8 @@ def _draw_static(
 def _draw_head(sheet: Sheet, layout: Layout, checkpoint: Checkpoint) -> None:
     num_rows, num_columns = checkpoint.grid_size
     sheet.text(MARGIN, 36, TITLE, 21, weight="bold")
-    subtitle = f"Cosine similarity between the position embeddings of {num_rows} × {num_columns} image patches"
+    what = f"cosine similarity between the position embeddings of {num_rows} × {num_columns} image patches"
+    subtitle = f"{checkpoint.subject}: {what}" if checkpoint.subject else what.capitalize()
     sheet.text(MARGIN, 57, shorten(subtitle, 12.5, layout.width - 2 * MARGIN), 12.5, MUTED)
     draw_row_and_column_numbers(sheet, layout.tiles, layout.left, TOP)
 
@@ -353,6 +354,9 @@ def _draw_curve(
 ) -> None:
     sheet.text(x, y, curve.name, 13, weight="bold")
     sheet.text(x, y + 17, curve.meaning, 10.5, MUTED)
+    if len(history) == 1:
+        sheet.text(x, y + 38, f"of random embeddings: {number_text(curve.random)}", 10.5, MUTED)
+        return
     top, height = y + 28, CURVE_HEIGHT
     sheet.line([x, x + width], [top + height] * 2, FAINT)
     if curve.random is not None:

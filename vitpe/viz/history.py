@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,19 @@ from vitpe.errors import VitpeError
 from vitpe.runs.find import display_name, history_files, step_in_name
 from vitpe.runs.metadata import HistoryInfo, parse_history
 from vitpe.runs.tensor_file import changed_error, open_tensors
-from vitpe.text import printable
+from vitpe.text import brief, printable
 from vitpe.viz.face import FaceGeometry, face_geometry
 from vitpe.viz.position_tensors import read_embeddings, read_filters
+
+_DATA: Final = {
+    DRAWN_FACES: "drawn faces",
+    "celeba": "CelebA",
+    "celebamask_hq": "CelebAMask-HQ",
+    "lfwa": "LFWA",
+    "labelled_csv": "images of a table",
+    "parquet": "images of a Parquet file",
+    "webdataset": "images of a WebDataset",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Checkpoint:
     grid_size: (Gh, Gw) with Gh·Gw = N.
     step, images_seen, valid_accuracy (in [0, 1]): None where the file does not say.
     face: where the eyes lie in the grid; None for images that are not aligned faces.
+    subject: the model and its data, as "tiny on drawn faces"; None where the file does not say.
     notes: what was assumed of the file. stamp: changes when the file does.
     """
 
@@ -38,6 +50,7 @@ class Checkpoint:
     images_seen: int | None = None
     valid_accuracy: float | None = None
     face: FaceGeometry | None = None
+    subject: str | None = None
     notes: tuple[str, ...] = ()
     stamp: tuple[tuple[int, ...], ...] = ()
 
@@ -104,6 +117,7 @@ def read_checkpoint(path: Path, grid: tuple[int, int] | None = None) -> Checkpoi
         images_seen=info.images_seen,
         valid_accuracy=_accuracy_in_log(path, info.step) if info.valid_accuracy is None else info.valid_accuracy,
         face=_face(info),
+        subject=_subject(info),
     )
 
 
@@ -133,6 +147,14 @@ def _accuracy_in_log(checkpoint: Path, step: int) -> float | None:
             if row.get("step") == str(step) and re.fullmatch(r"[01]?\.[0-9]+|[01]", row.get("valid_accuracy") or ""):
                 return float(row["valid_accuracy"])
     return None
+
+
+def _subject(info: HistoryInfo) -> str | None:
+    """The model and its data, as far as the file says them."""
+    data = None if info.data_source is None else _DATA.get(info.data_source, printable(brief(info.data_source)))
+    if info.model_name is None:
+        return None if data is None else f"trained on {data}"
+    return info.model_name if data is None else f"{info.model_name} on {data}"
 
 
 def _face(info: HistoryInfo) -> FaceGeometry | None:

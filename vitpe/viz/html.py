@@ -28,6 +28,7 @@ def page(
     shown = evenly(len(history), max(2, MAX_BYTES // (len(history[0].embeddings) ** 2)))
     face = history[0].face
     data = {
+        "subject": history[-1].subject or "",
         "grid_size": list(grid_size),
         "frame_ms": frame_ms,
         "per_tile": colours.per_tile,
@@ -37,7 +38,7 @@ def page(
         "patch": history[0].example_patch[0] * num_columns + history[0].example_patch[1],
         "left_eye": [row * num_columns + column for row, column in face.left_eye] if face else [],
         "right_eye": [row * num_columns + column for row, column in face.right_eye] if face else [],
-        "numbers": [{"key": key, "name": name.name, "meaning": name.meaning} for key, name in NUMBERS.items()],
+        "numbers": [{"key": key, "name": number.name, "meaning": number.meaning} for key, number in NUMBERS.items()],
         "random": records[0]["random"],
         "frames": [_frame(history, index, records[index]) for index in shown],
     }

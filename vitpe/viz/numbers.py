@@ -19,9 +19,12 @@ from vitpe.viz.similarity import Floats, cosine_similarity, without_self
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 NUM_RANDOM_DRAWS = 10
 RANDOM_SEED = 0
+_DIVIDED = {"similarity": "simi-_larity", "correlation": "corre-_lation", "structure": "struc-_ture"}
+RANDOM_MEANING = "embeddings of the same shape that learned nothing"
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,8 @@ Formula = Callable[[EmbeddingGrid], float | None]
 
 
 class Number(NamedTuple):
-    """header: for narrow columns. name: in full. meaning: what it says, in a line. formula: None where undefined."""
+    """name: in words, as the key says it. meaning: what it says, in a line. formula: None where undefined."""
 
-    header: str
     name: str
     meaning: str
     formula: Formula
@@ -74,17 +76,17 @@ NUMBERS: dict[str, Number] = {}
 """By the name of the function below that works it out. Records, table and page show each of these."""
 
 
-def register_number(header: str, name: str, meaning: str) -> Callable[[Formula], Formula]:
+def register_number(meaning: str) -> Callable[[Formula], Formula]:
     """Decorate a formula to add it to NUMBERS; it is asked of grids without a zero embedding only."""
 
     def register(formula: Formula) -> Formula:
-        NUMBERS[formula.__name__] = Number(header, name, meaning, formula)
+        NUMBERS[formula.__name__] = Number(formula.__name__.replace("_", " "), meaning, formula)
         return formula
 
     return register
 
 
-@register_number("mirror", "mirror symmetry", "correlation of each map with the flipped map of the mirrored patch")
+@register_number("correlation of each map with the flipped map of the mirrored patch")
 def mirror_symmetry(grid: EmbeddingGrid) -> float | None:
     """Mean over n of the Pearson correlation, over m ≠ n, of s(n, m) with s(n', m'); in [-1, 1].
 
@@ -96,9 +98,7 @@ def mirror_symmetry(grid: EmbeddingGrid) -> float | None:
     return _mean([_correlation(others[n], others[mirror[n], mirror]) for n in range(len(others))])
 
 
-@register_number(
-    "excess", "mirror excess", "similarity to the mirrored patch, minus that to others as far away in row or column"
-)
+@register_number("similarity to the mirrored patch, minus that to others as far away in row or column")
 def mirror_excess(grid: EmbeddingGrid) -> float | None:
     """Mean over n of s(n, n') minus the mean of s(n, m) over the other m as far from n, in its row or its column.
 
@@ -146,21 +146,19 @@ def eye_matches(similarity: Floats, grid_size: tuple[int, int], face: FaceGeomet
     return matches
 
 
-@register_number(
-    "eye match", "left eye's best match", "similarity of the left eye's patches to their best match, not a neighbour"
-)
+@register_number("similarity of the left eye's patches to their best match, not a neighbour")
 def eye_similarity(grid: EmbeddingGrid) -> float | None:
     """Mean similarity of the left-eye patches' best matches, wherever these are; in [-1, 1]."""
     return _mean([match.similarity for match in grid.matches])
 
 
-@register_number("eye hits", "… on the right eye", "share of these matches that lie on the right eye")
+@register_number("share of these best matches that lie on the right eye")
 def eye_hit_rate(grid: EmbeddingGrid) -> float | None:
     """The share of left-eye patches whose best match lies on the right eye; in [0, 1]."""
     return _mean([float(match.on_right_eye) for match in grid.matches])
 
 
-@register_number("border", "border coherence", "similarity of border patches to one another, minus to those inside")
+@register_number("similarity of border patches to one another, minus to those inside")
 def border_coherence(grid: EmbeddingGrid) -> float | None:
     """Mean s(n, m) over n ≠ m both on the grid's outermost ring, minus the mean over n on it and m inside it."""
     on_border = np.ones(grid.grid_size, dtype=bool)
@@ -169,7 +167,7 @@ def border_coherence(grid: EmbeddingGrid) -> float | None:
     return _difference(without_self(grid.similarity)[np.ix_(border, border)], grid.similarity[np.ix_(border, ~border)])
 
 
-@register_number("distance", "similarity and distance", "their correlation: negative when near patches are more alike")
+@register_number("correlation of similarity with distance: negative when near patches are more alike")
 def distance_correlation(grid: EmbeddingGrid) -> float | None:
     """Pearson correlation, over all pairs n < m, of s(n, m) with their distance in patches; negative when it decays."""
     upper = np.triu_indices(len(grid.similarity), k=1)
@@ -183,7 +181,7 @@ def similarity_by_distance(grid: EmbeddingGrid) -> list[float | None]:
     return [_mean(values[bins == distance]) for distance in range(1, int(bins.max()) + 1)]
 
 
-@register_number("rows", "row structure", "share of the embeddings' variance that tells rows apart")
+@register_number("share of the embeddings' variance that tells rows apart")
 def row_structure(grid: EmbeddingGrid) -> float | None:
     """The share of the embeddings' variance that lies between the means of rows; in [0, 1].
 
@@ -192,7 +190,7 @@ def row_structure(grid: EmbeddingGrid) -> float | None:
     return _variance_share(grid, axis=1)
 
 
-@register_number("columns", "column structure", "share of the embeddings' variance that tells columns apart")
+@register_number("share of the embeddings' variance that tells columns apart")
 def column_structure(grid: EmbeddingGrid) -> float | None:
     """As `row_structure`, between the means of columns. Rows and columns together are at most 1, for a sum of both."""
     return _variance_share(grid, axis=0)
@@ -244,17 +242,11 @@ def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> "Tab
 
     keys = [key for key in NUMBERS if any(record[key] is not None for record in records)]
     by_step = all(record["step"] is not None for record in records)
-    table = Table(
-        title="What the position embeddings know",
-        caption="random: embeddings of the same shape that learned nothing",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0),
-        pad_edge=False,
-    )
+    table = Table(title="What the position embeddings know", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.add_column("step" if by_step else "file", justify="right", no_wrap=by_step, overflow="fold")
-    table.add_column("valid", justify="right")
+    table.add_column(_header("valid_accuracy"), justify="right")
     for key in keys:
-        table.add_column(NUMBERS[key].header, justify="right")
+        table.add_column(_header(key), justify="right")
     for record in _shown(records, max_rows):
         accuracy = "–" if record["valid_accuracy"] is None else f"{record['valid_accuracy']:.1%}"
         name = f"{record['step']:,}" if by_step else record["file"]
@@ -262,6 +254,29 @@ def numbers_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> "Tab
     table.add_section()
     table.add_row("random", "", *(number_text(records[0]["random"][key]) for key in keys))
     return table
+
+
+def numbers_legend(records: Sequence[dict[str, Any]]) -> "Table":
+    """What the columns of `numbers_table` mean, a line each."""
+    from rich.table import Table
+
+    legend = Table.grid(padding=(0, 1), pad_edge=True)
+    legend.add_column(no_wrap=True)
+    legend.add_column()
+    for key, number in NUMBERS.items():
+        if any(record[key] is not None for record in records):
+            legend.add_row(number.name, number.meaning)
+    legend.add_row("random", RANDOM_MEANING)
+    return legend
+
+
+def _header(key: str) -> "Text":
+    """The key's words below each other, long ones divided, so that all columns fit in 80 cells."""
+    from rich.text import Text
+
+    for word, parts in _DIVIDED.items():
+        key = key.replace(word, parts)
+    return Text(key.replace("_", "\n"))
 
 
 def number_text(value: float | None) -> str:
