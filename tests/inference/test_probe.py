@@ -134,6 +134,36 @@ def test_a_run_is_probed_along_its_history(run, tmp_path):
     assert (tmp_path / "pe_probe.png").is_file()
 
 
+def test_layers_know_what_the_embeddings_tell(run, tmp_path):
+    """Embeddings that are large and all different tell each patch's place; without them little does."""
+    (record,) = probed(call_vitpe("viz-pe", run, "--probe", "--out", tmp_path, *SMALL))
+    layers = record["layers"]
+    assert (layers["num_fit"], layers["num_held_out"]) == (4, 4)
+    before, after = layers["linear_probes"]
+    assert before["with"]["row"]["value"] == before["with"]["column"]["value"] == 1
+    assert after["layer"] == 1
+    assert before["without"]["column"]["value"] < 0.8
+    assert layers["chance"] == {"row": 1 / 2, "column": pytest.approx(1 / 3, abs=1e-6)}
+    (heads,) = layers["attention_distances"]
+    assert len(heads) == 2
+    assert all(0 < head["low"] <= head["value"] <= head["high"] < 5**0.5 for head in heads)
+    assert (tmp_path / "pe_attention.png").is_file()
+
+
+def test_heads_that_look_at_all_alike_look_at_the_mean_distance(run, tmp_path):
+    model, info = load_checkpoint(run / "best.safetensors")
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.zero_()
+        model.blocks[0].attn.qkv.bias.zero_()
+    copy = shutil.copytree(run, tmp_path / "copy")
+    save_checkpoint(copy / "best.safetensors", model.state_dict(), info)
+    (record,) = probed(call_vitpe("viz-pe", copy, "--probe", "--out", tmp_path, *SMALL))
+    ((head, _),) = record["layers"]["attention_distances"]
+    by_hand = (4 * 3 * 1 + 2 * 3 * 1 - 4 + 4 * 2 + 8 * 2**0.5 + 4 * 5**0.5) / 36
+    assert record["layers"]["uniform_distance"] == pytest.approx(by_hand, abs=1e-6)
+    assert head["value"] == pytest.approx(by_hand, abs=1e-5)
+
+
 def test_a_table_of_eighty_columns(run, tmp_path):
     called = call_vitpe("viz-pe", run, "--probe", "--out", tmp_path, *SMALL, "--format", "table", COLUMNS="80")
     assert called.code == 0, called.stderr

@@ -15,7 +15,7 @@ from vitpe.runs.metadata import read_info
 from vitpe.runs.weights import refuse_history
 from vitpe.viz.history import evenly
 
-PICTURE = "pe_probe.png"
+PICTURES = ("pe_probe.png", "pe_attention.png")
 
 
 def plan_probe(
@@ -34,7 +34,8 @@ def plan_probe(
         files = [found[index] for index in evenly(len(found), num_checkpoints)]
     for file in files:
         refuse_history(read_info(file), file)
-    refuse_foreign(out / PICTURE)
+    for name in PICTURES:
+        refuse_foreign(out / name)
     return plan(files, EvalOptions(data, labels), console.show_note)
 
 
@@ -57,13 +58,17 @@ def add_records(records: Sequence[dict[str, Any]], probes: Sequence[PositionProb
         (same or records)[-1]["probe"] = probe_record(probe)
 
 
-def draw_probe(probes: Sequence[PositionProbe], out: Path) -> None:
-    """Write the picture of the last one."""
+def draw_probe(probes: Sequence[PositionProbe], out: Path, cmap: str) -> None:
+    """Write the pictures of the last one."""
     from vitpe.viz.animation import png
+    from vitpe.viz.attention_picture import attention_picture
+    from vitpe.viz.colours import make_palette
     from vitpe.viz.probe_picture import probe_picture
 
-    write_atomic(out / PICTURE, png(probe_picture(probes[-1])))
-    console.show_note(f"wrote {out / PICTURE}")
+    pictures = (probe_picture(probes[-1]), attention_picture(probes[-1], make_palette(cmap)))
+    for name, pixels in zip(PICTURES, pictures, strict=True):
+        write_atomic(out / name, png(pixels))
+        console.show_note(f"wrote {out / name}")
 
 
 def show_probe(probes: Sequence[PositionProbe]) -> None:

@@ -111,7 +111,7 @@ def viz_pe(
     if planned is not None:
         probes = probe_output.run_probe(planned, probe_images or NUM_PROBE_IMAGES, device)
         probe_output.add_records(result.records, probes)
-        probe_output.draw_probe(probes, out)
+        probe_output.draw_probe(probes, out, cmap)
     if kind == "table":
         console.show_table(numbers_table(result.records))
         console.show_table(numbers_legend(result.records))

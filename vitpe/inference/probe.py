@@ -20,6 +20,7 @@ from vitpe.inference.eval_result import EvalResult
 from vitpe.inference.evaluate import EvalReporter, labelled_columns
 from vitpe.inference.fit import LoadedCheckpoint
 from vitpe.inference.positions import CHANGES, SEED, Change
+from vitpe.inference.probe_layers import probe_layers
 from vitpe.inference.probe_result import PositionProbe
 from vitpe.inference.trained_on import check_same_data
 from vitpe.metrics.ablation import measure_ablations
@@ -51,7 +52,8 @@ def probe(plan: EvalPlan, num_images: int, device: torch.device, reporter: EvalR
         answers, without = _answers(loaded, split, samples, device, reporter)
         probs, thresholds = answers.probs(), answers.thresholds()
         ablations = measure_ablations(probs, without, answers.labels, answers.attributes, thresholds)
-        probes.append(PositionProbe(answers.describe(), loaded.info.model.grid_size, ablations))
+        layers = probe_layers(*_with_and_without(loaded), loaded.info, samples, device, reporter.start)
+        probes.append(PositionProbe(answers.describe(), loaded.info.model.grid_size, ablations, layers))
         notes |= dict.fromkeys(answers.all_notes())
     for line in notes:
         reporter.note(line)
@@ -112,7 +114,7 @@ def _variants(model: VisionTransformer, info: CheckpointInfo, device: torch.devi
     rng = np.random.default_rng(SEED)
 
     def variant(name: str, positions: Tensor, shuffles: bool = False) -> _Variant:
-        changed = build_model(info, model.state_dict() | {"pos_embed": positions})
+        changed = _with_positions(model, info, positions)
         return _Variant(name, predicting_classifier(changed, info.mean, info.std, device), shuffles, [])
 
     def draws(change: Change) -> list[_Variant]:
@@ -126,6 +128,20 @@ def _variants(model: VisionTransformer, info: CheckpointInfo, device: torch.devi
         return torch.cat([model.pos_embed[:, :1].detach(), patches], dim=1)
 
     return [variant("", model.pos_embed), *(each for change in CHANGES for each in draws(change))]
+
+
+def _with_and_without(loaded: LoadedCheckpoint) -> tuple[VisionTransformer, VisionTransformer]:
+    """Two models that share all but their position embeddings, which are those of the checkpoint and zero."""
+    positions = loaded.model.pos_embed.detach()
+    patches = torch.arange(positions.shape[1], device=positions.device) > 0
+    tables = (positions, positions.masked_fill(patches[None, :, None], 0))
+    first, second = (_with_positions(loaded.model, loaded.info, table) for table in tables)
+    return first, second
+
+
+def _with_positions(model: VisionTransformer, info: CheckpointInfo, positions: Tensor) -> VisionTransformer:
+    """Another model of the same tensors but for its position embeddings (1, 1+N, D)."""
+    return build_model(info, model.state_dict() | {"pos_embed": positions})
 
 
 def shuffle_patches(images: Tensor, patch_size: int, rng: np.random.Generator) -> Tensor:

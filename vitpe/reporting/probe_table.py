@@ -51,10 +51,15 @@ class _ProbeTable:
         yield Text()
         yield self._losers(glyphs)
         yield Text()
+        yield self._layers(glyphs)
+        yield Text()
+        num_draws = len(ablations.parts[RANKED_BY].draws["accuracy"])
         yield Text(
             f"per cent; differences are to the embeddings as they are, [95 % interval] over {ablations.num_resamples:,}"
-            f" resamples of the images; shuffled: the mean of {len(ablations.parts[RANKED_BY].draws['accuracy'])}"
-            " orders; chance: the majority answer, a random ranking",
+            f" resamples of the images; shuffled: the mean of {num_draws} orders; chance: the majority answer, a random"
+            " ranking. row, column: shares of the tokens after a block whose place a linear map tells, in"
+            f" {self.probe.layers.num_held_out} images held out; zeroed: of the model without position. distance: of"
+            " attention, in patches, with the nearest and the farthest head",
             style="dim",
         )
 
@@ -90,6 +95,24 @@ class _ProbeTable:
                 value = Text(FORMATS[metric].text(float(part.values[metric][a]), glyphs))
                 cells += [value, *_difference(metric, part.per_attribute[metric], a, glyphs)]
             table.add_row(Text(ablations.attributes[a], overflow="ellipsis", no_wrap=True), *cells)
+        return table
+
+    def _layers(self, glyphs: Glyphs) -> RenderableType:
+        layers, (rows, columns) = self.probe.layers, self.probe.grid_size
+        table = ruled_table()
+        table.show_footer = False
+        table.add_column("after block", no_wrap=True)
+        for title in ("row", "column", "row, zeroed", "column, zeroed", "distance", "heads"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for layer, (known, without) in enumerate(zip(layers.places.value, layers.places_without.value, strict=True)):
+            cells = [f"{100 * share:.1f}" for share in (*known, *without)]
+            if layer:
+                heads = layers.distances.value[layer - 1]
+                cells += [f"{heads.mean():.1f}", f"{heads.min():.1f} {glyphs.dash} {heads.max():.1f}"]
+            table.add_row(str(layer) if layer else "none", *cells)
+        table.add_section()
+        chance = [f"{100 / count:.1f}" for count in (rows, columns)]
+        table.add_row("chance", *chance, *chance, f"{layers.uniform_distance:.1f}")
         return table
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vitpe.metrics.position import patch_distances
 from vitpe.viz.face import FaceGeometry
 from vitpe.viz.history import Checkpoint, evenly
 from vitpe.viz.similarity import Floats, cosine_similarity, without_self
@@ -171,13 +172,13 @@ def border_coherence(grid: EmbeddingGrid) -> float | None:
 def distance_correlation(grid: EmbeddingGrid) -> float | None:
     """Pearson correlation, over all pairs n < m, of s(n, m) with their distance in patches; negative when it decays."""
     upper = np.triu_indices(len(grid.similarity), k=1)
-    return _correlation(grid.similarity[upper], _distances(grid.grid_size)[upper])
+    return _correlation(grid.similarity[upper], patch_distances(grid.grid_size)[upper])
 
 
 def similarity_by_distance(grid: EmbeddingGrid) -> list[float | None]:
     """The curve behind `distance_correlation`: mean s(n, m) of pairs at rounded distance 1, 2, 3, … patches."""
     upper = np.triu_indices(len(grid.similarity), k=1)
-    values, bins = grid.similarity[upper], np.rint(_distances(grid.grid_size)[upper]).astype(int)
+    values, bins = grid.similarity[upper], np.rint(patch_distances(grid.grid_size)[upper]).astype(int)
     return [_mean(values[bins == distance]) for distance in range(1, int(bins.max()) + 1)]
 
 
@@ -295,13 +296,6 @@ def _shown(records: Sequence[dict[str, Any]], max_rows: int) -> list[dict[str, A
 def _mirrored(grid_size: tuple[int, int]) -> NDArray[np.intp]:
     """n' for each n."""
     return np.arange(grid_size[0] * grid_size[1]).reshape(grid_size)[:, ::-1].ravel()
-
-
-def _distances(grid_size: tuple[int, int]) -> Floats:
-    """(N, N) Euclidean distances between patches, in patches."""
-    places = np.indices(grid_size).reshape(2, -1).T.astype(np.float64)
-    distances: Floats = np.linalg.norm(places[:, None] - places[None], axis=2)
-    return distances
 
 
 def _mean(values: Sequence[float | None] | Floats) -> float | None:
