@@ -39,8 +39,8 @@ class Observer:
         self._on_layer = None
         with torch.inference_mode():
             self.model.blocks[0](self.model.add_cls_token(patches[None]))
-        (weights,) = _between_patches(self._weights.pop())
-        return weights
+        weights: Tensor = _between_patches(self._weights.pop())
+        return weights.squeeze(0)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         weights: Tensor = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
@@ -61,6 +61,6 @@ class Observer:
 
 def _between_patches(weights: Tensor) -> Tensor:
     """(B, h, 1+N, 1+N) → (B, h, N, N), each row scaled to the sum 1."""
-    patches = weights[..., 1:, 1:]
+    patches: Tensor = weights[..., 1:, 1:]
     scaled: Tensor = patches / patches.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(patches.dtype).tiny)
     return scaled
