@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks import gpu, learning
+from tests.benchmarks import gpu, group_mending, learning
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.celeba import read_celeba
 from vitpe.data.storage import ImageStore
@@ -32,6 +32,15 @@ def test_both_contenders_train_and_are_timed(celeba: Path) -> None:
     ]
     assert all(row.median > 0 for row in rows)
     assert rows[0].ratio == 1
+
+
+def test_all_images_are_parted_anew(celeba: Path, tmp_path: Path) -> None:
+    group_mending.part_anew(celeba, tmp_path / "parted", seed=0)
+    parts = [{*read_celeba(tmp_path / "parted", split).names} for split in ("train", "valid", "test")]
+    before = [{*read_celeba(celeba, split).names} for split in ("train", "valid", "test")]
+    assert [len(part) for part in parts] == [20, 10, 10]
+    assert set.union(*parts) == set.union(*before)
+    assert parts[2] != before[2]
 
 
 def test_without_a_gpu_it_is_skipped_in_one_line(
