@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vitpe.data.samples import Samples
 from vitpe.inference.groups import Terms, check_terms
-from vitpe.inference.predictions import EvalInfo
+from vitpe.inference.predictions import EvalInfo, select_attributes
 from vitpe.metrics.groups import GroupScores, group_by, score_groups
 from vitpe.metrics.scores import Scores, score
 
@@ -32,6 +33,7 @@ class Answers:
 
     info: what was scored, in words. names: (n,) of the images. labels: of these attributes, and maybe of others.
     train_labels: of the training images, None where these are not known. notes: what the user should know of them.
+    samples: the images, None where only answers are known.
     """
 
     info: EvalInfo
@@ -42,11 +44,22 @@ class Answers:
     labels: Labels
     train_labels: Labels | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    samples: Samples | None = field(default=None, repr=False)
 
     def at(self, threshold: float) -> "Answers":
         """With this threshold for every attribute."""
         info = replace(self.info, thresholds=f"{threshold:g}")
         return replace(self, info=info, thresholds=np.full(len(self.attributes), threshold))
+
+    def only(self, attributes: Sequence[str]) -> "Answers":
+        """The answers for these attributes, in this order; UsageError naming one that has none."""
+        columns = select_attributes(self.attributes, attributes, "these answers")
+        return replace(
+            self,
+            attributes=tuple(self.attributes[a] for a in columns),
+            probs=self.probs[:, columns],
+            thresholds=self.thresholds[columns],
+        )
 
     def truth(self) -> NDArray[np.uint8]:
         """(n, A) labels."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.config import DRAWN_FACES
+from vitpe.data.samples import Samples
 from vitpe.errors import VitpeError
 from vitpe.inference.answers import Answers, Labels
 from vitpe.inference.groups import Terms, check_terms
@@ -45,7 +46,8 @@ class EvalResult:
     columns: (A,) which of the checkpoint's attributes those are. source, notes: of the images, as their reader says.
     threshold: for all attributes, None for the checkpoint's own. precision: in which the logits were computed.
     names: (n,) of the images. all_labels: theirs, of attributes that the checkpoint does not answer, too. train_labels:
-    those of the training images, where they were asked for and are there. maps: where they were asked for.
+    those of the training images, where they were asked for and are there. samples: the images. maps: where they were
+    asked for.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class EvalResult:
     threshold: float | None = None
     precision: str = "fp32"
     maps: MeanMaps | None = field(default=None, repr=False)
+    samples: Samples | None = field(default=None, repr=False)
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -95,6 +98,7 @@ class EvalResult:
             labels=self.all_labels,
             train_labels=self.train_labels,
             notes=tuple(self.all_notes()),
+            samples=self.samples,
         )
 
     def describe(self) -> EvalInfo:

@@ -147,6 +147,7 @@ def answer(
         Labels(samples.attributes, truth),
         samples.notes,
         precision=precision,
+        samples=samples,
     )
 
 

@@ -88,15 +88,15 @@ class Prediction:
         return Prediction(file, {attributes[a]: rounded[a] for a in listed}, tuple(attributes[a] for a in present))
 
 
-def select_attributes(attributes: Sequence[str], wanted: Iterable[str]) -> list[int]:
+def select_attributes(attributes: Sequence[str], wanted: Iterable[str], where: str = "this checkpoint") -> list[int]:
     """The column numbers of `wanted` in `attributes`, in the order wanted, each once.
 
-    Raises UsageError naming one that is not there, with the nearest that are.
+    Raises UsageError naming one that is not there, with the nearest that are. where: for its message.
     """
     columns = []
     for name in dict.fromkeys(wanted):
         if name not in attributes:
-            raise UsageError(f"no attribute {name!r} in this checkpoint", nearest(name, attributes))
+            raise UsageError(f"no attribute {name!r} in {where}", nearest(name, attributes))
         columns.append(attributes.index(name))
     return columns
 
