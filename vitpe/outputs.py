@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,17 @@ def check_new(path: Path, suffix: str, option: str) -> None:
             f"{option} {path} is there already, and may have been edited", "choose another name, or move it away"
         )
     check_output(path, suffix, option)
+
+
+def check_distinct(outputs: Mapping[str, Path | None]) -> None:
+    """UsageError where two options name the same file, of which one result would be lost. outputs: by option."""
+    seen: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None or (path.exists() and not path.is_file()):
+            continue
+        other = seen.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise UsageError(f"{other} and {option} both name {path}", "name two files")
 
 
 def refuse_foreign(path: Path) -> None:

@@ -151,6 +151,8 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--compare": "-",
         "--report": "p",
         "--maps": "p",
+        "--gallery": "p",
+        "--attributes": "w",
     },
     "predict": {
         "": "s",

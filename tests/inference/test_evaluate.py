@@ -17,6 +17,7 @@ from tests.helpers.in_process import Called, call_vitpe
 from vitpe.inference.eval_options import EvalOptions, plan
 from vitpe.inference.evaluate import evaluate
 from vitpe.metrics.thresholds import calibrate, sigmoid, tune_thresholds
+from vitpe.reporting.gallery import NOTICE
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
 from vitpe.runs.metadata import read_info
 
@@ -344,9 +345,44 @@ def test_the_report_is_a_picture_or_a_page(trained_run, tmp_path):
     assert refused.stderr.startswith(f"error: cannot write {tmp_path}/no/report.png: ")
 
 
+@pytest.mark.parametrize("suffix", [".html", ".png"])
+def test_the_gallery_is_of_the_scored_images(trained_run, tmp_path, suffix):
+    path = tmp_path / f"gallery{suffix}"
+    for _ in range(2):  # its own is replaced
+        called = call_vitpe("eval", trained_run, "--gallery", path, "--attributes", "Bright", "--format", "json")
+        assert called.code == 0, called.stderr
+        assert called.stderr == f"{path}: {NOTICE}\n"
+    document = json.loads(called.out)
+    assert [row["attribute"] for row in document["attributes"]] == ["Bright"]
+    whole = json.loads(call_vitpe("eval", trained_run, "--format", "json").out)
+    assert document["attributes"][0] == next(row for row in whole["attributes"] if row["attribute"] == "Bright")
+    if suffix == ".html":
+        assert '"name":"Bright"' in path.read_text()
+    path.write_bytes(b"a holiday")
+    refused = call_vitpe("eval", trained_run, "--gallery", path)
+    assert (refused.code, path.read_bytes()) == (2, b"a holiday")
+
+
+def test_stored_answers_have_no_gallery_and_no_two_results_go_into_one_file(trained_run, tmp_path):
+    stored = tmp_path / "answers.csv"
+    assert call_vitpe("eval", trained_run, "--answers", stored, "--attributes", "Bright").code == 0
+    assert "prob:Red" in stored.read_text()  # all answers, whichever are scored
+    refused = call_vitpe("eval", "--from-answers", stored, "--gallery", tmp_path / "g.html")
+    assert refused.code == 2
+    assert refused.stderr.startswith("error: --from-answers with --gallery, and answers hold no images\n")
+    called = call_vitpe("eval", "--from-answers", stored, "--attributes", "Bright", "--report", tmp_path / "r.html")
+    assert called.code == 0, called.stderr
+    refused = call_vitpe("eval", "--from-answers", stored, "--attributes", "Brigt")
+    assert (refused.code, refused.stderr.splitlines()[1]) == (2, "hint: did you mean Bright?")
+    refused = call_vitpe("eval", trained_run, "--suspects", tmp_path / "x.csv", "--answers", tmp_path / "x.csv")
+    assert refused.stderr.startswith(f"error: --suspects and --answers both name {tmp_path}/x.csv\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--attributes", "Brigt"], "no attribute 'Brigt' in this checkpoint"),
+        (["other", "--compare", "--gallery", "x.html"], "--compare has no --gallery"),
         (["--sort", "lit"], "no column 'lit' to sort by"),
         (["--format", "jsonl"], "--format 'jsonl'"),
         (["--split", "dev"], "--split 'dev'"),

@@ -64,6 +64,9 @@ def evaluate(
         str | None,
         typer.Option(help="Sort attributes by a column; -COLUMN reverses the order.", show_default="as in the data"),
     ] = None,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Score only these attributes: Smiling,Male.", show_default="all")
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Compare two checkpoints.")] = False,
     by: Annotated[
         str | None,
@@ -73,6 +76,9 @@ def evaluate(
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a report to this file: .html, .png.")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Also write the images that the model mixes up to this file: .html, .png.")
+    ] = None,
     suspects: Annotated[Path | None, typer.Option(help="Also write the labels to doubt to this CSV file.")] = None,
     maps: Annotated[
         Path | None,
@@ -111,6 +117,11 @@ def evaluate(
         }
         if needless := [name for name, value in given.items() if value]:
             raise UsageError(f"--from-answers with {needless[0]}", "leave one out: no model runs on answers")
+        if gallery is not None:
+            raise UsageError(
+                "--from-answers with --gallery, and answers hold no images",
+                f"name the checkpoint: vitpe eval RUN --gallery {gallery}",
+            )
     named = len(checkpoints or ())
     if named not in ((2,) if compare else (0, 1)):
         hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
@@ -124,9 +135,9 @@ def evaluate(
         raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
     if compare and (report is not None or (sort is not None and kind != "table")):
         raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
-    for name, value in (("answers", answers), ("maps", maps)):
-        if compare and value is not None:
-            raise UsageError(f"--compare has no --{name}", "score one checkpoint at a time")
+    of_one = {"--answers": answers, "--attributes": attributes, "--gallery": gallery, "--maps": maps}
+    if compare and (needless := [name for name, value in of_one.items() if value is not None]):
+        raise UsageError(f"--compare has no {needless[0]}", "score one checkpoint at a time")
     terms = {} if by is None else parse_by(by)
     by_difference = compare and sort in ("difference", "-difference")
     if compare and terms and sort is not None and not by_difference:
@@ -137,21 +148,26 @@ def evaluate(
         sort_key(sort)  # which says at once when there is no such column
 
     from vitpe.cli import console
-    from vitpe.cli.eval_output import show_answers, show_comparison, store_answers, stored_answers
+    from vitpe.cli.eval_output import show_answers, show_comparison, store_answers, stored_answers, write_gallery
     from vitpe.inference.eval_options import EvalOptions, plan
-    from vitpe.outputs import check_new, check_output
+    from vitpe.outputs import check_distinct, check_new, check_output
     from vitpe.runs.find import default_run
 
     if report is not None:
         check_output(report, (".png", ".html"), "--report")
     if maps is not None:
         check_output(maps, ".png", "--maps")
+    if gallery is not None:
+        check_output(gallery, (".html", ".png"), "--gallery")
     if suspects is not None:
         check_new(suspects, ".csv", "--suspects")
     if answers is not None:
         from vitpe.reporting.answer_files import check_answers_file
 
         check_answers_file(answers)
+    outputs = {"--report": report, "--gallery": gallery, "--suspects": suspects, "--maps": maps, "--answers": answers}
+    check_distinct(outputs)
+    chosen = None if attributes is None else [name.strip() for name in attributes.split(",")]
     options = EvalOptions(
         data=data,
         labels=labels,
@@ -165,9 +181,11 @@ def evaluate(
         relabel=relabel,
         refit=out,
         maps=maps is not None,
+        attributes=chosen or (),
     )
     if from_answers is not None:
-        show_answers(stored_answers(from_answers, options.threshold), terms, kind, sort, report, suspects)
+        found = stored_answers(from_answers, options.threshold)
+        show_answers(found if chosen is None else found.only(chosen), terms, kind, sort, report, suspects)
         return
     planned = plan(checkpoints or [default_run("weights", console.show_note)], options, console.show_note)
 
@@ -183,7 +201,10 @@ def evaluate(
         show_comparison(results[0], results[1], terms, kind, sort)
     else:
         found = results[0].answers()
-        show_answers(found, terms, kind, sort, report, suspects)
+        shown = found if chosen is None else found.only(chosen)
+        show_answers(shown, terms, kind, sort, report, suspects)
+        if gallery is not None:
+            write_gallery(gallery, shown)
         if answers is not None:
             store_answers(answers, found)
         if maps is not None:

@@ -10,6 +10,7 @@ from vitpe.data.sources import check_source
 from vitpe.errors import UsageError
 from vitpe.inference.groups import Terms
 from vitpe.inference.maps import check_grid
+from vitpe.inference.predictions import select_attributes
 from vitpe.inference.trained_on import OUT_OF_SAMPLE_HINT, data_of
 from vitpe.metrics.thresholds import Criterion, Method
 from vitpe.outputs import check_output
@@ -30,6 +31,7 @@ class EvalOptions:
     for the first of CRITERIA. calibrate: None for not at all. precision: in which the model computes what is reported.
     by: which labels part the images into groups, empty for no groups.
     refit: a new checkpoint, with rows of the head fitted on the groups, None for none.
+    attributes: which are scored, empty for all.
     suspects: whether wrong labels are looked for, which only a model that did not train on them can find.
     maps: whether it is asked where the model looks on average.
     Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
@@ -47,6 +49,7 @@ class EvalOptions:
     relabel: Path | None = None
     refit: Path | None = None
     maps: bool = False
+    attributes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.data is None:
@@ -121,6 +124,8 @@ def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None
     infos = [read_info(path) for path in checkpoints]
     if options.maps:
         check_grid(infos[0].model)
+    for info in infos:
+        select_attributes(info.attributes, options.attributes)
     relabel = None if options.relabel is None else str(options.relabel)
     found: list[DataConfig] = []
     if options.data is not None:
