@@ -210,4 +210,4 @@ def evaluate(
         if maps is not None:
             from vitpe.cli.map_output import store_mean_maps
 
-            store_mean_maps(maps, results[0])
+            store_mean_maps(maps, results[0], shown.attributes)

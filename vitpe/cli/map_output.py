@@ -1,6 +1,7 @@
 """What `predict --maps` and `eval --maps` write."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vitpe.cli.console import show_note
@@ -26,14 +27,16 @@ def with_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[P
         yield prediction
 
 
-def store_mean_maps(path: Path, result: EvalResult) -> None:
-    """A sheet of where a model looks on average."""
+def store_mean_maps(path: Path, result: EvalResult, attributes: Sequence[str]) -> None:
+    """A sheet of where a model looks on average, for some of the result's attributes."""
     from vitpe.reporting.map_sheet import mean_sheet_png
 
     maps = result.maps
     if maps is None:
         raise ValueError("no maps were asked for")
-    write_atomic(path, mean_sheet_png(maps, result.attributes, result.describe()))
+    columns = [result.attributes.index(name) for name in attributes]
+    shown = replace(maps, mean=maps.mean[columns], error=maps.error[columns])
+    write_atomic(path, mean_sheet_png(shown, attributes, result.describe()))
     total = len(result.names)
     of = f"all {total:,}" if maps.num_images == total else f"{maps.num_images:,} of {total:,}, taken at random"
-    show_note(f"wrote {path}: maps of {len(result.attributes)} attributes, the mean over {of} images")
+    show_note(f"wrote {path}: maps of {len(attributes)} attributes, the mean over {of} images")
