@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import COLOURS, write_celeba
+from tests.helpers import COLOURS, train_tiny, write_celeba
 from tests.helpers.in_process import call_vitpe
 from vitpe.inference.answers import Labels
 from vitpe.inference.eval_options import EvalOptions, plan
@@ -179,6 +179,23 @@ def test_where_the_model_knows_nothing_its_doubts_are_said_to_mean_little(traine
     assert list(suspects_notes(suspect_labels(better), better.scores(), Path("s.csv"))) == [
         "none of 8 labels is suspect: s.csv has no rows"
     ]
+
+
+def test_so_it_is_for_one_that_trained_on_some_attributes_or_corrected_labels(celeba, tmp_path):
+    """In another place the images are known by valid as the run saw it."""
+    fixed = tmp_path / "fixed.csv"
+    fixed.write_text("image,attribute,value\n000026.jpg,Red,1\n000027.jpg,Red,1\n000028.jpg,Red,0\n000029.jpg,Red,0\n")
+    copied = Path(shutil.copytree(celeba, tmp_path / "copied"))
+    for number, values in enumerate(({"data__attributes": ["Green", "Red"]}, {"data__relabel": str(fixed)})):
+        run, file = tmp_path / str(number), tmp_path / "suspects.csv"
+        train_tiny(celeba, run, train__steps=1, **values)
+        called = call_vitpe("eval", run, "--data", copied, "--split", "train", "--suspects", file)
+        assert (called.code, file.exists()) == (1, False)
+        assert "agrees with its wrong labels" in called.stderr
+    fixed.unlink()  # so that nobody knows any more
+    called = call_vitpe("eval", run, "--data", copied, "--split", "train", "--suspects", file)
+    assert (called.code, file.exists()) == (0, True)
+    assert "was trained on these images is not known (no file" in called.stderr
 
 
 def test_the_edited_file_is_what_relabel_takes(trained_run, mislabelled, tmp_path):

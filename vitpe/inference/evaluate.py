@@ -64,7 +64,8 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
             data = plan.trained_on[number]
             check_same_data(path, data, partial(opened_of, data, FIT_SPLIT, size))
         if options.suspects and options.split == "train":
-            check_out_of_sample(path, loaded.info, plan.data, partial(opened, FIT_SPLIT, size), reporter.note)
+            open_valid = partial(opened_of, split=FIT_SPLIT, img_size=size)
+            check_out_of_sample(path, loaded.info, plan.data, open_valid, reporter.note)
         if options.by:
             check_terms(options.by, opened(options.split, size).attributes)
         if options.refit is not None:

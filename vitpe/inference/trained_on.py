@@ -12,6 +12,7 @@ from vitpe.data.sources import is_there
 from vitpe.errors import UsageError, VitpeError
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
+from vitpe.text import brief
 
 OUT_OF_SAMPLE_HINT: Final = "look at --split valid or test, or ask a model that was trained on other images"
 
@@ -81,12 +82,13 @@ def check_out_of_sample(
     checkpoint: Path,
     info: CheckpointInfo,
     data: DataConfig,
-    open_valid: Callable[[], Samples],
+    open_valid: Callable[[DataConfig], Samples],
     tell: Callable[[str], None],
 ) -> None:
-    """VitpeError when the checkpoint was trained on the train split of `data`, be it in another place.
+    """VitpeError when the checkpoint was trained on the train split of `data`, be it in another place, with labels
+    corrected, or with fewer attributes.
 
-    open_valid: opens the valid split of `data`. tell: called when there is no run that would say.
+    open_valid: opens the valid split. tell: called when there is no run that would say, or it cannot be compared.
     """
     run = run_of(checkpoint)
     if run is None:
@@ -94,11 +96,20 @@ def check_out_of_sample(
             tell(f"no run says what {checkpoint} was trained on: if on these images, it agrees with their wrong labels")
             return
     else:
-        trained = run.read_config().data.data
+        trained = run.read_config().data
         known = run.identity.valid_fingerprint if run.identity is not None else None
-        same_place = trained == data.data or Path(trained).resolve() == Path(data.data).resolve()
-        if not same_place and fingerprint([open_valid()]) != known:
-            return
+        same_place = trained.data == data.data or Path(trained.data).resolve() == Path(data.data).resolve()
+        if not same_place:
+            try:  # as the run saw it
+                valid = open_valid(replace(data, relabel=trained.relabel, attributes=trained.attributes))
+            except VitpeError as error:
+                tell(
+                    f"whether {checkpoint} was trained on these images is not known ({brief(error.message)}): if so, "
+                    "it agrees with their wrong labels"
+                )
+                return
+            if fingerprint([valid]) != known:
+                return
     raise VitpeError(
         f"{checkpoint} was trained on train of {data.data}, and agrees with its wrong labels", OUT_OF_SAMPLE_HINT
     )
