@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import COLOURS, log_rows, tiny_options, train_tiny
@@ -18,6 +18,8 @@ from vitpe.data.shards import expand_braces
 from vitpe.data.sources import open_samples
 from vitpe.data.tar_files import members, read_part
 from vitpe.errors import VitpeError
+from vitpe.files import stamp_at
+from vitpe.inference.inputs import expand
 
 SIZE = (16, 24)
 SPLITS = ("train", "valid", "test")
@@ -122,6 +124,7 @@ def test_one_attribute_as_a_class(celeba, tmp_path):
     assert np.array_equal(samples.labels[:, 0], opened(celeba, "valid").labels[:, 0])
 
 
+@settings(deadline=None)
 @given(
     names=st.lists(st.text("aé/ü日.-_x", min_size=1, max_size=180), max_size=6),
     sizes=st.lists(st.integers(0, 1500), min_size=6, max_size=6),
@@ -132,7 +135,7 @@ def test_members_are_what_tarfile_reads(tmp_path_factory, names, sizes, kind):
     pack(path, [(name, bytes([i]) * size) for i, (name, size) in enumerate(zip(names, sizes, strict=False))], kind)
     with tarfile.open(path) as archive:
         expected = [(each.name, archive.extractfile(each).read()) for each in archive if each.isfile()]
-    found = [(each.name, read_part(path, each.start, each.size)) for each in members(path)]
+    found = [(each.name, read_part(path, each.start, each.size, stamp_at(path))) for each in members(path)]
     assert [data for _, data in found] == [data for _, data in expected]
     assert [name.rstrip("/") for name, _ in found] == [name.rstrip("/") for name, _ in expected]
 
@@ -217,6 +220,16 @@ def test_predict_takes_archives_and_folders_of_them(drawn, predicted, tmp_path):
     assert "compressed" in read_jsonl(predicted(tmp_path))[0]["error"]
 
 
+def test_archives_and_parquet_files_in_lists_and_patterns(drawn, predicted, tmp_path, monkeypatch):
+    """Are opened as they are when they are named themselves."""
+    archives = sorted((drawn / "webdataset").glob("*.tar"))
+    files = [record["file"] for record in read_jsonl(predicted(*archives))]
+    assert len(files) == 15
+    assert [record["file"] for record in read_jsonl(predicted(drawn / "webdataset" / "*.tar"))] == files
+    listed = [each.name for each in expand(["-"], io.BytesIO("\n".join(map(str, archives)).encode()), b"\n")]
+    assert listed == files
+
+
 # What is refused
 
 
@@ -273,3 +286,17 @@ def test_what_is_no_dataset(celeba, shards, tmp_path):
     pack(tmp_path / "valid.tar", [("README.txt", b"x")])
     assert "has no images" in refusal(tmp_path)
     assert "no file" in refusal(f"{shards}/valid-{{000000..000003}}.tar")
+    for braces in ("{000..}", "{a..9}", "{0..999999}", "{}"):
+        expected = f"{braces} in {shards}/valid-{braces}.tar is no range, and there is no such file"
+        assert refusal(f"{shards}/valid-{braces}.tar") == expected
+
+
+def test_an_archive_that_is_replaced_by_one_of_the_same_length(celeba, tmp_path):
+    path = pack(tmp_path / "valid.tar", files_of(samples_of(celeba, "valid")))
+    samples = opened(path, "valid")
+    samples.read([0])
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    with pytest.raises(VitpeError, match=r"cannot read 000025\.jpg in .*: the archive was replaced"):
+        samples.read([0])

@@ -14,6 +14,8 @@ from vitpe.errors import UsageError, VitpeError
 
 _LETTERS: Final = re.compile("[a-z]+")
 _RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+_BRACES: Final = re.compile(r"\{[^{}]*\}?|\}")
+_RANGES: Final = "write {000..019} for numbers, {train,valid} for words"
 _MAX_SHARDS: Final = 100_000
 _MAX_DEPTH: Final = 8
 _MAX_BRACES: Final = 20
@@ -141,6 +143,8 @@ def find_shards(data: Path, suffixes: Sequence[str]) -> Shards:
         paths = [Path(name) for name in ([str(data)] if os.path.lexists(data) else expand_braces(str(data)))]
         missing = next((path for path in paths if not is_file(path)), None)
         if missing is not None:
+            if braces := _BRACES.search(str(missing)):
+                raise VitpeError(f"{braces[0]} in {data} is no range, and there is no such file", _RANGES)
             raise VitpeError(f"no file {missing}", "name a file, a folder, or a pattern: train-{000..019}.tar")
         base = Path(os.path.commonpath([path.parent for path in paths]))
         files = [Shard(path, path.relative_to(base).as_posix(), _split_of(path.name)) for path in paths]

@@ -5,13 +5,14 @@ megabytes: here a member is its name and two numbers.
 """
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from vitpe.data.image_files import MAX_BYTES
 from vitpe.errors import VitpeError
-from vitpe.files import check_count, open_to_read
+from vitpe.files import check_count, open_to_read, stamp
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 """The compressed ones are found, to be refused with a hint."""
@@ -33,11 +34,15 @@ class Member(NamedTuple):
     data: bytes | None = None
 
 
-def read_part(path: Path, start: int, size: int) -> bytes:
-    """Of an archive; VitpeError, whose message is the reason alone, when it is not there any more."""
+def read_part(path: Path, start: int, size: int, known: tuple[int, ...]) -> bytes:
+    """Of an archive that had that stamp when its members were found; VitpeError, whose message is the reason alone,
+    when it is not there any more, or another is.
+    """
     check_count(size, MAX_BYTES)
     try:
         with open_to_read(path) as file:
+            if stamp(os.fstat(file.fileno())) != known:
+                raise VitpeError("the archive was replaced, or changed, after it was opened")
             file.seek(start)
             data = file.read(size)
     except OSError as error:

@@ -17,6 +17,7 @@ from vitpe.data.labelled_csv import split_of
 from vitpe.data.shards import Shard, find_shards
 from vitpe.data.tar_files import SUFFIXES, Member, members, read_part
 from vitpe.errors import VitpeError
+from vitpe.files import stamp_at
 from vitpe.text import brief
 
 IMAGES: Final = ("jpg", "jpeg", "png", "webp")
@@ -69,9 +70,10 @@ def image_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
     Raises VitpeError where the archive is damaged, after what comes before that; what is called, when it is gone.
     """
+    known = stamp_at(path)
     for member in members(path):
         if is_image_member(member.name):
-            yield f"{path}:{member.name}", partial(_read_member, path, member)
+            yield f"{path}:{member.name}", partial(_read_member, path, member, known)
 
 
 class ShardImages:
@@ -83,6 +85,7 @@ class ShardImages:
         self.path = root
         self.others: Counter[str] = Counter()
         self._shards: list[Shard] = []
+        self._stamps: list[tuple[int, ...]] = []
         self._members: list[str] = []
         self._keys: set[tuple[int, str]] = set()
         self._places = array("q")  # archive, start, size
@@ -93,6 +96,7 @@ class ShardImages:
     def add(self, shard: Shard) -> None:
         """Of this one are the images to come."""
         self._shards.append(shard)
+        self._stamps.append(stamp_at(shard.path))
 
     def append(self, key: str, files: dict[str, Member]) -> str:
         """One more image; its suffix. VitpeError where the key has none, or two, or was there before."""
@@ -121,7 +125,8 @@ class ShardImages:
     def read(self, number: int) -> bytes:
         """The encoded image; VitpeError naming archive and key."""
         shard, start, size = self._places[3 * number : 3 * number + 3]
-        return _read_member(self._shards[shard].path, Member(self._members[number], start, size))
+        member = Member(self._members[number], start, size)
+        return _read_member(self._shards[shard].path, member, self._stamps[shard])
 
     def size(self, number: int) -> int:
         """Bytes of the encoded image."""
@@ -139,6 +144,11 @@ class ShardImages:
     def shard(self) -> Shard:
         """That the last image is in."""
         return self._shards[-1]
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """Of that archive, when it was opened."""
+        return self._stamps[-1]
 
     def release(self) -> None:
         """Nothing is kept between reads."""
@@ -164,7 +174,7 @@ class _Labels:
         member = files[kind]
         if member.size > _MAX_LABEL_BYTES:
             raise VitpeError(f"{where}.{kind} has {member.size:,} bytes", _LACKS)
-        data = _read_member(images.shard.path, member) if member.data is None else member.data
+        data = _read_member(images.shard.path, member, images.stamp) if member.data is None else member.data
         try:
             found = json.loads(data, object_pairs_hook=_object) if kind == "json" else {"cls": int(data)}
         except (ValueError, RecursionError) as error:
@@ -207,9 +217,9 @@ class _Labels:
         return choose_columns(images.path, columns, images.place, strict=False)
 
 
-def _read_member(path: Path, member: Member) -> bytes:
+def _read_member(path: Path, member: Member, known: tuple[int, ...]) -> bytes:
     try:
-        return read_part(path, member.start, member.size)
+        return read_part(path, member.start, member.size, known)
     except VitpeError as error:
         raise VitpeError(f"cannot read {member.name} in {path}: {error.message}", "download it again") from error
 

@@ -124,7 +124,8 @@ def expand(
     for argument in arguments:
         if argument == STDIN:
             names = names_from(stdin, separator)
-            yield from (Input(name) for name in names if not _is_picture(name, outputs, left_out))
+            for name in names:
+                yield from _file(name, outputs, left_out)
         elif os.path.isdir(argument):  # noqa: PTH112 - unlike Path's it is False, and never raises, for any text
             yield from _images_below(argument, outputs, left_out)
         elif glob.has_magic(argument) and not os.path.lexists(argument):
@@ -133,6 +134,16 @@ def expand(
             yield from _images_in(argument)
         else:
             yield Input(argument)
+
+
+def _file(name: str, outputs: Sequence[str], left_out: Counter[str]) -> Iterator[Input]:
+    """What a name in a list, or one that a pattern matches, gives."""
+    if _is_picture(name, outputs, left_out):
+        return
+    if _is_dataset(name):
+        yield from _images_in(name)
+    else:
+        yield Input(name)
 
 
 def _is_dataset(path: str) -> bool:
@@ -162,8 +173,7 @@ def _matches(pattern: str, outputs: Sequence[str], left_out: Counter[str]) -> It
         yield Input(pattern, error="nothing matches this pattern")
     for name in matches:
         if not os.path.isdir(name):  # noqa: PTH112
-            if not _is_picture(name, outputs, left_out):
-                yield Input(name)
+            yield from _file(name, outputs, left_out)
         elif "**" not in pattern:  # which matches what is in the folder, too
             yield from _images_below(name, outputs, left_out, named=False)
 
