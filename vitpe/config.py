@@ -27,6 +27,7 @@ MAX_PARTING = 5
 """Attributes whose values part images into groups; more would make more than 32, which few data fill."""
 
 SEEDS = Bounds(0, 2**63 - 1)
+FOLDS = Bounds(1, 100)
 _NUM_IMAGES = Bounds(1, 10**9)
 _SHARE = Bounds(0, 1, below=True)
 _LEARNING_RATE = Bounds(0, 1e30, above=True)  # more is no float32; what is too much for training, training finds
@@ -110,6 +111,7 @@ class DataConfig:
     store: where images wait: decoded on the "device", encoded in "memory", on "disk", or "auto".
     flip: mirror every other training image; None for yes, unless an attribute's name tells left from right.
     relabel: a CSV of corrections of labels. attributes: those to train on, None for all.
+    fold: (number, of how many) of the training images that are left out, see vitpe.data.folds; None for none.
     """
 
     data: str = DRAWN_FACES
@@ -122,6 +124,7 @@ class DataConfig:
     flip: bool | None = None
     relabel: str | None = None
     attributes: tuple[str, ...] | None = None
+    fold: Annotated[tuple[int, int] | None, FOLDS] = None
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -130,6 +133,8 @@ class DataConfig:
             f"--labels {', '.join(self.labels or ())} without --data",
             "name the folder of the images: --data FOLDER",
         )
+        number, num_folds = self.fold or (1, 2)
+        require(number <= num_folds > 1, f"fold is {number} of {num_folds}", "there must be two folds, and that one")
         chosen = () if self.attributes is None else self.attributes
         require(
             self.attributes is None or (bool(chosen) and len(set(chosen)) == len(chosen)),

@@ -25,7 +25,7 @@ from vitpe.cli.options import (
     recipe_default,
     run_to_resume,
 )
-from vitpe.config import NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, TrainConfig
+from vitpe.config import FOLDS, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, RunConfig, TrainConfig
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.launch import read_launch
@@ -83,6 +83,12 @@ def train(
             show_default="each image equally often",
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="Train K models, each without a Kth of the images, and write their answers for these."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default=str(TrainConfig.seed))] = None,
     device: Device = None,
     settings: Settings = None,
@@ -111,7 +117,17 @@ def train(
                 raise UsageError(
                     f"--minutes with {option}", "leave one out; a run is resumed to the steps that it began with"
                 )
-    if resume:
+    from vitpe.runs.folder import RunFolder
+
+    in_range("--folds", folds, Bounds(2, FOLDS.high))
+    of_folds = folds is not None or (resume and run is not None and RunFolder(run / "fold-1").exists)
+    if of_folds:
+        others = {"--init": init, "--minutes": minutes, "--log": log, "several workers": launch.world_size > 1}
+        if needless := [name for name, value in others.items() if value]:
+            raise UsageError(f"--folds with {needless[0]}", "leave one out")
+        if run is None:
+            raise UsageError("--folds without --run", "name the folder of the runs: --run runs/folds")
+    elif resume:
         run = run_to_resume(run)
     given = {
         "data.data": data,
@@ -128,6 +144,14 @@ def train(
         "train.seed": seed,
         "train.keep": keep,
     }
+    if of_folds and run is not None:
+        from vitpe.cli.folds import train_folds
+
+        def configured(to_resume: Path | None) -> RunConfig:
+            return configure(given, settings or [], preset_name, repeat, to_resume)
+
+        train_folds(configured, folds, run, device, resume)
+        return
     from vitpe.cli.trackers import make_trackers
 
     trackers = make_trackers(log or [])

@@ -158,6 +158,10 @@ def open_samples(config: DataConfig, split: str, img_size: tuple[int, int], seed
     labels cannot be read.
     """
     samples = _open(config, split, img_size, seed)
+    if config.fold is not None and split == "train":
+        from vitpe.data.folds import without_fold
+
+        samples = without_fold(samples, *config.fold)
     if config.relabel is None and config.attributes is None:
         return samples
     from vitpe.data.corrections import choose_attributes, relabel
