@@ -31,7 +31,8 @@ def made(attributes=NAMES, info=INFO, notes=("a note <i>of</i> it",)):
     probs, labels = answers()
     names = [f"{image:06d}.jpg" for image in range(len(probs))]
     thresholds = np.full(len(attributes), 0.5)
-    return Answers(info, names, attributes, probs, thresholds, Labels(attributes, labels), None, notes)
+    train_labels = Labels(attributes, labels[:100])
+    return Answers(info, names, attributes, probs, thresholds, Labels(attributes, labels), train_labels, notes)
 
 
 def whole_report(given, by=("Male", "Young")):
@@ -106,6 +107,7 @@ seen.cells = [...row("Zebra").cells].map(cell => cell.textContent);
 seen.means = at("means").textContent;
 seen.notes = at("notes").textContent;
 seen.gaps = [...at("gaps").tBodies[0].rows].map(row => row.cells[0].textContent);
+seen.reweighted = at("groups-means").textContent;
 seen.suspects = at("suspects-count").textContent;
 seen.width = document.documentElement.scrollWidth;
 seen.background = getComputedStyle(document.body).backgroundColor;
@@ -145,6 +147,11 @@ def test_a_visit(text, tmp_path, size, dark):
     assert seen["notes"] == "a note <i>of</i> it"
     expected = np.where(np.isnan(groups.gaps["accuracy"].value), -1, groups.gaps["accuracy"].value.round(4))
     assert seen["gaps"] == ordered(-expected)
+    shares = ", ".join(f"{n} {100 * s:.1f}" for n, s in zip(groups.groups, groups.train_shares, strict=True))
+    assert (
+        f"Reweighted by train's group shares ({shares}): {100 * groups.mean_reweighted.value:.2f} ["
+        in seen["reweighted"]
+    )
     assert seen["suspects"].startswith(f"{len(suspect_labels(given).rows):,} of 2,400 labels are suspect")
     assert seen["width"] <= size[0]
     assert seen["background"] == ("rgb(20, 23, 29)" if dark else "rgb(255, 255, 255)")

@@ -203,10 +203,10 @@ def evaluate(
         found = results[0].answers()
         shown = found if chosen is None else found.only(chosen)
         show_answers(shown, terms, kind, sort, report, suspects)
+        if answers is not None:  # before what opens images again, and may fail
+            store_answers(answers, found)
         if gallery is not None:
             write_gallery(gallery, shown)
-        if answers is not None:
-            store_answers(answers, found)
         if maps is not None:
             from vitpe.cli.map_output import store_mean_maps
 
