@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,12 +14,17 @@ from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.viz.options import ANIMATION_FORMATS, VizOptions
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from vitpe.viz.visualize import VizResult
+
 NUM_PROBE_IMAGES = 2048
 _NUMBERS_FORMATS = ("table", "json", "jsonl")
 EXAMPLES = (
     "vitpe viz-pe\nvitpe viz-pe runs/ckpts --html --out pictures\n"
     "vitpe viz-pe vit_base.safetensors --grid 14x14 --format json\n"
-    "vitpe viz-pe runs --probe --out pictures"
+    "vitpe viz-pe runs --probe --out pictures\nvitpe viz-pe runs/a runs/b --compare --out pictures"
 )
 
 
@@ -43,6 +49,10 @@ def viz_pe(
     html: Annotated[
         bool, typer.Option("--html", help="Also write an interactive page (one HTML file).")
     ] = VizOptions.html,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare two runs: one animation, and how alike they are at each step."),
+    ] = False,
     stills: Annotated[bool, typer.Option(help="Also write still pictures at print quality.")] = VizOptions.stills,
     size: Annotated[
         int, typer.Option(help="Width of the animation in pixels.", rich_help_panel="Look")
@@ -100,23 +110,36 @@ def viz_pe(
     options = VizOptions(
         out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
     )
+    if compare:
+        from vitpe.viz.comparison import check_comparison, compare_histories, comparison_table
+
+        result = compare_histories(*check_comparison(paths or [], html, probe), options)
+        _show(result, kind, comparison_table)
+        return
     planned = None
     shown = paths or [default_run("history", console.show_note)]
     if probe:
         planned = probe_output.plan_probe(shown, data, labels, probe_checkpoints or 1, out)
     result = visualize(shown, options)
-    for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
-        console.show_note(note)
     probes = []
     if planned is not None:
         probes = probe_output.run_probe(planned, probe_images or NUM_PROBE_IMAGES, device)
         probe_output.add_records(result.records, probes)
         probe_output.draw_probe(probes, out, cmap)
+    _show(result, kind, numbers_table, numbers_legend)
+    if kind == "table" and probes:
+        probe_output.show_probe(probes)
+
+
+def _show(result: "VizResult", kind: str, *tables: "Callable[[Sequence[dict[str, Any]]], RenderableType]") -> None:
+    """What was written, and the numbers."""
+    from vitpe.cli import console
+
+    for note in (*result.notes, *(f"wrote {path}" for path in result.paths)):
+        console.show_note(note)
     if kind == "table":
-        console.show_table(numbers_table(result.records))
-        console.show_table(numbers_legend(result.records))
-        if probes:
-            probe_output.show_probe(probes)
+        for table in tables:
+            console.show_table(table(result.records))
     elif kind == "json":
         write_result(json.dumps(result.records, indent=2) + "\n")
     else:

@@ -1,0 +1,188 @@
+"""Two runs' histories beside each other: one animation, and how alike their position embeddings are at each step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vitpe.errors import UsageError, VitpeError
+from vitpe.files import write_atomic
+from vitpe.model.facts import parse_grid
+from vitpe.outputs import check_folder, refuse_foreign
+from vitpe.text import printable
+from vitpe.viz.animation import make_folder, png, write_animation
+from vitpe.viz.colours import GIF_LEVELS, MUTED, ColourScale, Palette, Pixels, colour_range, make_palette
+from vitpe.viz.frames import FramePainter, mirror_curve
+from vitpe.viz.history import Checkpoint, evenly, load_history
+from vitpe.viz.numbers import checkpoint_record, number_text, random_numbers
+from vitpe.viz.options import VizOptions
+from vitpe.viz.representation import Alikeness, alikeness, random_alikeness
+from vitpe.viz.sheet import Sheet, shorten
+from vitpe.viz.similarity import cosine_similarity
+from vitpe.viz.visualize import VizResult
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAME: Final = "pe_comparison"
+HEAD: Final = 70
+MARGIN: Final = 20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same moment of two runs. share: of the training, where the runs have no steps in common."""
+
+    first: Checkpoint
+    second: Checkpoint
+
+
+def compare_histories(first: Path, second: Path, options: VizOptions) -> VizResult:
+    """Draw both histories in one animation on one scale, and write it into `options.out` as pe_comparison, with the
+    last frame as a PNG. The records are of `pair_record`.
+
+    Compared are the steps that both runs have; where these are fewer than two, the same shares of both trainings, which
+    is noted. Raises VitpeError as `load_history` does, and for runs of different grids.
+    """
+    notes: list[str] = []
+    grid = parse_grid(options.grid) if options.grid else None
+    histories = [load_history([path], grid, notes.append) for path in (first, second)]
+    grids = [history[0].grid_size for history in histories]
+    if grids[0] != grids[1]:
+        (rows, columns), (other_rows, other_columns) = grids
+        raise VitpeError(
+            f"{first} has {rows} x {columns} patches, {second} {other_rows} x {other_columns}",
+            "compare runs of the same grid: only then each map has its like",
+        )
+    pairs = _pairs(histories[0], histories[1], notes)
+    random = random_alikeness(len(pairs[0].first.embeddings), *(h[0].embeddings.shape[1] for h in histories))
+    records = tuple(pair_record(pair, random) for pair in pairs)
+    make_folder(options.out)
+    target = options.out / NAME
+    for path in (target.with_suffix(f".{options.format}"), target.with_suffix(".png")):
+        refuse_foreign(path)
+    check_folder(options.out, options.out)
+
+    shown = evenly(len(pairs), options.max_frames)
+    drawn = [pairs[index] for index in shown]
+    palette = make_palette(options.cmap, GIF_LEVELS if options.format == "gif" else 128)
+    frames = _draw([f"{path}" for path in (first, second)], drawn, [records[i] for i in shown], palette, options)
+    written = []
+    if len(frames) > 1:
+        written.append(write_animation(frames, palette, options.timing, options.format, target))
+        if len(drawn) < len(pairs):
+            notes.append(f"the animation shows {len(drawn)} of {len(pairs)} steps, evenly spread")
+    if options.stills:
+        written.append(target.with_suffix(".png"))
+        write_atomic(written[-1], png(palette.to_rgb(frames[-1])))
+    return VizResult(tuple(written), records, tuple(notes))
+
+
+def pair_record(pair: Pair, random: Alikeness) -> dict[str, Any]:
+    """JSON-able: {"step" (None where they differ), "first", "second": {"file", "step", "valid_accuracy"},
+    "map_correlation", "cka", "random": {"map_correlation", "cka"}}.
+    """
+    both = {
+        name: {"file": str(each.path), "step": each.step, "valid_accuracy": each.valid_accuracy}
+        for name, each in (("first", pair.first), ("second", pair.second))
+    }
+    same = pair.first.step if pair.first.step == pair.second.step else None
+    return {"step": same, **both, **alikeness(pair.first.embeddings, pair.second.embeddings), "random": random}
+
+
+def _pairs(first: Sequence[Checkpoint], second: Sequence[Checkpoint], notes: list[str]) -> list[Pair]:
+    by_step = {each.step: each for each in second if each.step is not None}
+    shared = [Pair(each, by_step[each.step]) for each in first if each.step in by_step]
+    if len(shared) > 1 or len(first) == len(second) == 1:
+        if len(shared) < max(len(first), len(second)) and len(shared) > 1:
+            notes.append(f"compared at the {len(shared)} steps that both have")
+        return shared if len(shared) > 1 else [Pair(first[0], second[0])]
+    count = min(len(first), len(second))
+    if count < 2:
+        notes.append("the last checkpoints are compared: one of the two has no history")
+        return [Pair(first[-1], second[-1])]
+    notes.append("the runs have no steps in common: compared at the same shares of their checkpoints")
+    return [
+        Pair(first[i], second[j]) for i, j in zip(evenly(len(first), count), evenly(len(second), count), strict=True)
+    ]
+
+
+def _draw(
+    names: Sequence[str],
+    pairs: Sequence[Pair],
+    records: Sequence[dict[str, Any]],
+    palette: Palette,
+    options: VizOptions,
+) -> Pixels:
+    """(T, height, width): both runs' frames side by side, with a head over each pair."""
+    sides = [[pair.first for pair in pairs], [pair.second for pair in pairs]]
+    everything = (cosine_similarity(each.embeddings) for side in sides for each in side)
+    colours = ColourScale(*colour_range(everything), options.per_tile_scale)
+    painters = []
+    for side in sides:
+        random = random_numbers(side[0].embeddings.shape[1], side[0].grid_size, side[0].face)
+        curve = mirror_curve([checkpoint_record(each, random) for each in side])
+        painters.append(FramePainter(side, curve, colours, palette, options.size))
+    frames = []
+    for number, record in enumerate(records):
+        left, right = (painter.draw(number) for painter in painters)
+        both = np.concatenate([left, right], axis=1)
+        frames.append(np.concatenate([_head(names, record, left.shape[1], both.shape[1], palette), both]))
+    return np.stack(frames)
+
+
+def _head(names: Sequence[str], record: dict[str, Any], middle: int, width: int, palette: Palette) -> Pixels:
+    """(HEAD, width): the runs' names, and how alike they are."""
+    sheet = Sheet(width, HEAD)
+    for letter, name, x in zip("AB", names, (0, middle), strict=True):
+        sheet.text(
+            x + MARGIN, 32, shorten(f"{letter}  {printable(name)}", 17, middle - 2 * MARGIN, "bold"), 17, weight="bold"
+        )
+    random = record["random"]
+    text = "How alike: " + " · ".join(
+        f"{title} {number_text(record[key])} (random {number_text(random[key])})"
+        for key, title in (("map_correlation", "correlation of the maps"), ("cka", "CKA of the embeddings"))
+    )
+    sheet.text(MARGIN, 57, shorten(text, 14, width - 2 * MARGIN), 14, MUTED)
+    return palette.nearest(sheet.pixels())
+
+
+def comparison_table(records: Sequence[dict[str, Any]], max_rows: int = 12) -> "Table":
+    """One line a step, at most `max_rows`, and one for random embeddings. records: see `pair_record`."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title="Do two runs learn the same?",
+        caption="random: two embeddings of the same shapes that learned nothing",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for title in ("step A", "step B", "valid A", "valid B", "correlation of maps", "CKA"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for index in evenly(len(records), max_rows):
+        record = records[index]
+        sides = (record["first"], record["second"])
+        steps = ["–" if side["step"] is None else f"{side['step']:,}" for side in sides]
+        valid = ["–" if side["valid_accuracy"] is None else f"{side['valid_accuracy']:.1%}" for side in sides]
+        table.add_row(*steps, *valid, *(_number(record[key]) for key in ("map_correlation", "cka")))
+    table.add_section()
+    random = records[0]["random"]
+    table.add_row("random", "", "", "", *(_number(random[key]) for key in ("map_correlation", "cka")))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else number_text(value)
+
+
+def check_comparison(paths: Sequence[Path], html: bool, probe: bool) -> tuple[Path, Path]:
+    """The two; UsageError for any other number of them, and for what a comparison has not."""
+    if len(paths) != 2:
+        raise UsageError(f"--compare with {len(paths)} path{'s' * (len(paths) != 1)}", "name two runs: --compare A B")
+    for option, wanted in (("--html", html), ("--probe", probe)):
+        if wanted:
+            raise UsageError(f"--compare has no {option}", f"ask one run at a time: viz-pe RUN {option}")
+    return paths[0], paths[1]
