@@ -177,6 +177,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--cmap": "w",
         "--grid": "w",
         "--per-tile-scale": "-",
+        "--compare": "-",
         "--probe": "-",
         "--probe-checkpoints": "n",
         "--probe-images": "n",
