@@ -14,7 +14,9 @@ from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.text import brief
 
-OUT_OF_SAMPLE_HINT: Final = "look at --split valid or test, or ask a model that was trained on other images"
+OUT_OF_SAMPLE_HINT: Final = (
+    "look at --split valid or test, or let models answer what they never saw: vitpe train --folds 4"
+)
 
 
 def run_of(checkpoint: Path) -> RunFolder | None:
