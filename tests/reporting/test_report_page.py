@@ -95,6 +95,8 @@ seen.curve = detail.querySelectorAll("polyline")[1].getAttribute("points").split
 seen.headings = [...detail.querySelectorAll("h3")].map(title => title.textContent);
 seen.groups = [...detail.querySelector(".groups table").tBodies[0].rows]
   .map(row => [...row.cells].map(cell => cell.textContent));
+const inner = detail.querySelector(".groups");
+seen.hidden = inner.scrollWidth - inner.clientWidth;
 seen.left = detail.querySelector(".inside").getBoundingClientRect().left;
 seen.inside = detail.querySelector(".inside").getBoundingClientRect().width;
 head("attribute").click();
@@ -137,6 +139,7 @@ def test_a_visit(text, tmp_path, size, dark):
     assert seen["headings"][0] == f"Precision and recall, AP {100 * scores['average_precision'][5]:.1f}"
     assert [row[0] for row in seen["groups"]] == list(groups.groups)
     assert seen["groups"][1][3] == f"{100 * groups['accuracy'][1, 5]:.1f}"
+    assert seen["hidden"] == 0 or size == PHONE
     assert seen["left"] >= 0
     assert seen["inside"] <= size[0]
     assert seen["moved"] == [sorted(NAMES), True]
