@@ -230,6 +230,57 @@ def test_archives_and_parquet_files_in_lists_and_patterns(drawn, predicted, tmp_
     assert listed == files
 
 
+@pytest.fixture
+def beside(celeba, tmp_path) -> tuple[Path, Path]:
+    """Archives of images alone, and a table of all their labels."""
+    rows = [",".join(["file", *COLOURS])]
+    for split in SPLITS:
+        samples = samples_of(celeba, split)
+        pack(tmp_path / "tars" / f"{split}-000.tar", [(f"{key}.jpg", image) for key, image, _ in samples])
+        rows += [f"{key},{','.join(str(labels[name]) for name in COLOURS)}" for key, _, labels in samples]
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "tars", tmp_path / "labels.csv"
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("spelt", ["{}", "{}.jpg", "faces/../{}.jpg"])
+def test_labels_in_a_table_beside_the_archives(celeba, beside, split, spelt):
+    tars, table = beside
+    if spelt.startswith("faces"):  # members in folders, a table without them
+        for path in tars.iterdir():
+            pack(path, [(f"faces/{key}.jpg", image) for key, image, _ in samples_of(celeba, path.name.split("-")[0])])
+    else:
+        header, *rows = table.read_text().splitlines()
+        table.write_text("\n".join([header, *(spelt.format(row[:6]) + row[6:] for row in rows)]))
+    samples, expected = opened(tars, split, labels=(str(table),)), opened(celeba, split)
+    assert [Path(name).name for name in samples.names] == list(expected.names)
+    assert samples.attributes == expected.attributes and np.array_equal(samples.labels, expected.labels)
+    everything = range(len(expected.names))
+    assert np.array_equal(samples.read(everything), expected.read(everything))
+
+
+def test_a_table_that_does_not_go_with_its_archives(celeba, beside):
+    tars, table = beside
+    text = table.read_text()
+
+    def message(changed: str) -> str:
+        table.write_text(changed)
+        with pytest.raises(VitpeError) as caught:
+            opened(tars, "train", labels=(str(table),))
+        return caught.value.message
+
+    assert "line 3: no file none" in message(text.replace("\n000002,", "\nnone,"))
+    assert "line 3: 000001.jpg again, as in line 2" in message(text.replace("\n000002,", "\n000001.jpg,"))
+    header, *rows = text.splitlines()
+    split = "\n".join([header + ",split", *(f"{row},valid" for row in rows)])
+    assert "000001.jpg is valid, the name of its archive says train" in message(split)
+    table.write_text("\n".join([header, *rows[1:]]))
+    samples = opened(tars, "train", labels=(str(table),))
+    assert "1 image of" in samples.notes[0] and "000001.jpg" in samples.notes[0]
+    (tars / "photo.jpg").write_bytes(samples_of(celeba, "valid")[0][1])
+    assert "has none of the" in message(text)  # a folder of photos, in which archives lie, too
+
+
 # What is refused
 
 

@@ -188,6 +188,11 @@ class LabelTable:
             )
         self._problems.refuse(_UNCLEAR, _NO_FILE)
 
+    @property
+    def has_split_column(self) -> bool:
+        """Whether a column says the split."""
+        return bool(self._header.splits)
+
     def splits(self) -> tuple[Sequence[str], str | None]:
         """Each row's split, and what was assumed for it."""
         names = self._header.names

@@ -57,20 +57,24 @@ def _fairface(config: DataConfig, part: _Part) -> Samples:
 
 def _is_webdataset(config: DataConfig) -> bool:
     from vitpe.data.celeba import is_celeba
+    from vitpe.data.image_files import ImageFolder, is_image
     from vitpe.data.shards import holds
     from vitpe.data.tar_files import SUFFIXES
 
     path = Path(config.data)
     if path.name.lower().endswith(SUFFIXES):
         return True
-    return config.labels is None and not is_celeba(path) and holds(path, SUFFIXES)
+    if is_celeba(path) or not holds(path, SUFFIXES):
+        return False
+    return config.labels is None or not any(map(is_image, ImageFolder(path).visible))
 
 
 def _webdataset(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.webdataset import read_webdataset
 
-    _refuse_labels(config)
-    return read_webdataset(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+    tables = [Path(path) for path in config.labels or ()]
+    samples = read_webdataset(Path(config.data), part.split, part.stored_size, tables)
+    return samples.sample(part.split, part.limit, part.seed)
 
 
 def _refuse_labels(config: DataConfig) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from vitpe.data.file_samples import FileSamples, size_note
 from vitpe.data.label_columns import Column, LabelColumns, Other, Vocabulary, choose_columns
-from vitpe.data.labelled_csv import split_of
-from vitpe.data.shards import Shard, find_shards
+from vitpe.data.labelled_csv import LabelTable, no_images, split_of
+from vitpe.data.shards import Shard, Shards, find_shards
 from vitpe.data.tar_files import SUFFIXES, Member, members, read_part
 from vitpe.errors import VitpeError
 from vitpe.files import stamp_at
@@ -31,15 +31,18 @@ def is_image_member(name: str) -> bool:
     return _key(name)[1] in IMAGES and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def read_webdataset(data: Path, split: str, stored_size: tuple[int, int]) -> FileSamples:
+def read_webdataset(data: Path, split: str, stored_size: tuple[int, int], tables: Sequence[Path] = ()) -> FileSamples:
     """The samples of one split ("train", "valid" or "test"), in the order of archives and keys.
 
     data: an archive, a pattern (train-{000..019}.tar), or a folder of archives. Labels are the booleans and the 0 and
     1, or -1 and 1, in each key's json, or in one object in it, or the number in its cls; others are left out and
-    named. The split is what the archives' names say, else a hash of each image's name.
+    named. The split is what the archives' names say, else a hash of each image's name. tables: CSVs that have the
+    labels in place of the archives, of images by KEY or KEY.jpg; a column may say the split.
     Raises VitpeError naming archive and key of what is wrong.
     """
     shards = find_shards(data, SUFFIXES)
+    if tables:
+        return _read_beside(shards, tables, split, stored_size)
     images, labels = ShardImages(shards.root), _Labels()
     for shard in shards.of(split):
         images.add(shard)
@@ -63,6 +66,72 @@ def read_webdataset(data: Path, split: str, stored_size: tuple[int, int]) -> Fil
         "webdataset", table.attributes, names, table.labels, stored_size, images, range(len(names)), told
     )
     return found if len(rows) == len(names) else found.take(rows)
+
+
+def _read_beside(shards: Shards, tables: Sequence[Path], split: str, stored_size: tuple[int, int]) -> FileSamples:
+    """Labels from tables. All archives are looked through, as the tables are of all splits."""
+    images, splits_of = ShardImages(shards.root), list[str | None]()
+    num_others = 0
+    for shard in shards.files:
+        images.add(shard)
+        for key, files in _samples(shard):
+            images.append(key, files)
+            splits_of.append(shard.split)
+            num_others += any(kind in files for kind in _LABELS)
+    names = images.names()
+    number_of = {name: number for number, name in enumerate(names)}
+    table = LabelTable(_MemberNames(shards.root, names), tables)
+    found, note = table.splits()
+    if shards.tell_splits:
+        told = [str(splits_of[number_of[name]]) for name in table.paths]
+        for name, of_table, of_archive in zip(table.paths, found, told, strict=True):
+            if table.has_split_column and of_table != of_archive:
+                raise VitpeError(
+                    f"{table.title}: {name} is {of_table}, the name of its archive says {of_archive}",
+                    "remove the column of the split, or rename the archive",
+                )
+        found, note = told, None
+    chosen = sorted((number_of[name], row) for row, name in enumerate(table.paths) if found[row] == split)
+    if not chosen:
+        raise no_images(table.title, split, found)
+    numbers = [number for number, _ in chosen]
+    unread = f"labels are those of {table.title}: {num_others:,} labels in the archives are not read"
+    notes = [*table.notes(), note, unread if num_others else None, size_note(images, numbers[0])]
+    return FileSamples(
+        "webdataset",
+        table.columns.attributes,
+        [names[number] for number in numbers],
+        table.columns.labels[[row for _, row in chosen]],
+        stored_size,
+        images,
+        numbers,
+        tuple(line for line in notes if line is not None),
+    )
+
+
+class _MemberNames:
+    """Images in archives as tables name them: by the member's name, its key, or the key without its folders."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.folder = root
+        self.visible = frozenset(names)
+        self._by_key: dict[str, list[str]] = {}
+        self._by_base: dict[str, list[str]] = {}
+        for name in names:
+            key = _key(name)[0]
+            self._by_key.setdefault(key, []).append(name)
+            self._by_base.setdefault(key.rpartition("/")[2].rpartition(":")[2], []).append(name)
+
+    def find(self, text: str) -> list[str]:
+        """The name of the one that is meant; several where that is not clear; none."""
+        if text in self.visible:
+            return [text]
+        key = _key(text.replace("\\", "/"))[0]
+        return self._by_key.get(key) or self._by_base.get(key, [])
+
+    def has_other(self, _: str) -> bool:
+        """Only images have been looked for."""
+        return False
 
 
 def image_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
