@@ -55,18 +55,6 @@ def check_bfloat16(device: torch.device) -> None:
         raise UsageError(f"{device} has no bfloat16", "leave --precision out, which means fp32")
 
 
-def seed_draws(device: torch.device, seed: int) -> None:
-    """Seed what the device draws from where no generator is named. torch.manual_seed visits every kind of device there
-    could be, which takes it a quarter of a millisecond.
-    """
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
-
-
 def _available() -> list[str]:
     """Best first."""
     devices = ["cuda"] if torch.cuda.is_available() else []

@@ -215,7 +215,7 @@ def test_drop_path_leaves_out_whole_samples_and_keeps_the_mean() -> None:
 
 def test_drop_path_rate_rises_to_the_last_block() -> None:
     model = small_model(drop_path_rate=0.2)
-    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0, 0.1, 0.2])
+    assert [block.drop_path1.rate for block in model.blocks] == pytest.approx([0, 0.1, 0.2])
     randomize(model)
     images = random_images(model, batch=16)
     assert not torch.equal(model(images), model(images))

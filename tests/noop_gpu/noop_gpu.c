@@ -25,9 +25,9 @@
 
 /* What is counted. */
 
-enum { LAUNCH, TRITON, BLAS, BLAS_THREAD, TO_DEVICE, TO_HOST, ON_DEVICE, SYNCHRONIZE, NCCL, NUM_COUNTS };
-static const char *const count_names[] = {
-    "launch", "triton", "blas", "blas_thread", "to_device", "to_host", "on_device", "synchronize", "nccl"};
+enum { LAUNCH, TRITON, BLAS, BLAS_THREAD, TO_DEVICE, TO_HOST, ON_DEVICE, SYNCHRONIZE, NCCL, GRAPH, NUM_COUNTS };
+static const char *const count_names[] = {"launch",    "triton",      "blas", "blas_thread", "to_device", "to_host",
+                                          "on_device", "synchronize", "nccl", "graph"};
 static _Atomic long counts[NUM_COUNTS];
 
 API long noop_gpu_count(int i) { return i < NUM_COUNTS ? counts[i] : -1; }
@@ -195,30 +195,99 @@ static int kind_of(const void *p) {
     return kind;
 }
 
+/* What is being captured: nothing of it is done, nor when the graph is launched. */
+
+static cudaStream_t captured_stream;
+static pthread_t capturing_thread;
+static enum cudaStreamCaptureMode capture_mode;
+static _Atomic int capturing, capture_failed;
+
+/* Whether a call that waits, or that a capture cannot repeat, spoils one. NOOP_GPU_NO_GRAPHS: no capture succeeds. */
+static int spoils_capture(void) {
+    int spoils = capturing && (capture_mode == cudaStreamCaptureModeGlobal || pthread_equal(capturing_thread, pthread_self()));
+    if (spoils) capture_failed = 1;
+    return spoils;
+}
+#define UNLESS_CAPTURED(result) \
+    return spoils_capture() ? failed(cudaErrorStreamCaptureUnsupported) : ((result), cudaSuccess)
+
+/* What goes to another stream meanwhile would be done at once, and never again. */
+static int is_captured(cudaStream_t s) { return capturing && s == captured_stream; }
+static int escapes_capture(cudaStream_t s) { return capturing && s == NULL; }
+
+API cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode) {
+    if (s == NULL) return failed(cudaErrorStreamCaptureUnsupported);
+    captured_stream = s, capture_mode = mode, capturing_thread = pthread_self(), capture_failed = 0, capturing = 1;
+    return cudaSuccess;
+}
+API cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph) {
+    capturing = 0;
+    if (capture_failed || getenv("NOOP_GPU_NO_GRAPHS")) return *graph = NULL, failed(cudaErrorStreamCaptureInvalidated);
+    return *graph = (cudaGraph_t)1, cudaSuccess;
+}
+API cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) {
+    return *status = is_captured(s) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone, cudaSuccess;
+}
+API cudaError_t cudaStreamGetCaptureInfo(
+    cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id, cudaGraph_t *graph,
+    const cudaGraphNode_t **nodes, const cudaGraphEdgeData **edges, size_t *n) {
+    if (id) *id = is_captured(s);
+    if (graph) *graph = (cudaGraph_t)1;
+    if (nodes) *nodes = NULL;
+    if (edges) *edges = NULL;
+    if (n) *n = 0;
+    return cudaStreamIsCapturing(s, status);
+}
+API cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph_t graph, unsigned long long flags) {
+    return *executable = (cudaGraphExec_t)1, cudaSuccess;
+}
+API cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s) { return counts[GRAPH]++, cudaSuccess; }
+API cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *n) { return *n = 1, cudaSuccess; }
+API cudaError_t cudaUserObjectCreate(cudaUserObject_t *object, void *p, cudaHostFn_t f, unsigned n, unsigned flags) {
+    return *object = (cudaUserObject_t)1, cudaSuccess;
+}
+SUCCEEDS(cudaGraphDestroy)
+SUCCEEDS(cudaGraphExecDestroy)
+SUCCEEDS(cudaGraphRetainUserObject)
+SUCCEEDS(cudaUserObjectRelease)
+SUCCEEDS(cudaStreamUpdateCaptureDependencies)
+
+/* NOOP_GPU_ZEROS: what comes from the device is all zeros, for when torch's cache makes its memory not new. */
 static cudaError_t copy(void *to, const void *from, size_t size) {
-    int of = kind_of(from) == DEVICE;
-    counts[kind_of(to) != DEVICE ? TO_HOST : of ? ON_DEVICE : TO_DEVICE]++;
+    int of = kind_of(from) == DEVICE, to_host = kind_of(to) != DEVICE;
+    counts[to_host ? TO_HOST : of ? ON_DEVICE : TO_DEVICE]++;
+    if (to_host && getenv("NOOP_GPU_ZEROS")) return memset(to, 0, size), cudaSuccess;
     return memmove(to, from, size), cudaSuccess;
 }
 
 API cudaError_t cudaMalloc(void **p, size_t n) { return allocate(p, n, DEVICE); }
 API cudaError_t cudaMallocAsync(void **p, size_t n, cudaStream_t s) { return allocate(p, n, DEVICE); }
-API cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) { return allocate(p, n, PINNED); }
+API cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) {
+    return spoils_capture() ? failed(cudaErrorStreamCaptureUnsupported) : allocate(p, n, PINNED);
+}
 API cudaError_t cudaFree(void *p) { return release(p); }
 API cudaError_t cudaFreeAsync(void *p, cudaStream_t s) { return release(p); }
 API cudaError_t cudaFreeHost(void *p) { return release(p); }
 API cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
     return *total = memory_size, *free = memory_size > used ? memory_size - used : 0, cudaSuccess;
 }
-API cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind k) { return copy(to, from, n); }
+API cudaError_t cudaMemcpy(void *to, const void *from, size_t n, enum cudaMemcpyKind k) {
+    return spoils_capture() ? failed(cudaErrorStreamCaptureUnsupported) : copy(to, from, n);
+}
 API cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcpyKind k, cudaStream_t s) {
-    return copy(to, from, n);
+    if (escapes_capture(s) || (is_captured(s) && (kind_of(from) == HOST || kind_of(to) == HOST))) {
+        capture_failed = 1;
+        return failed(cudaErrorStreamCaptureUnsupported);
+    }
+    return is_captured(s) ? cudaSuccess : copy(to, from, n);
 }
 API cudaError_t cudaMemcpyPeerAsync(void *to, int a, const void *from, int b, size_t n, cudaStream_t s) {
     return copy(to, from, n);
 }
 API cudaError_t cudaMemset(void *to, int value, size_t n) { return memset(to, value, n), cudaSuccess; }
-API cudaError_t cudaMemsetAsync(void *to, int value, size_t n, cudaStream_t s) { return cudaMemset(to, value, n); }
+API cudaError_t cudaMemsetAsync(void *to, int value, size_t n, cudaStream_t s) {
+    return is_captured(s) ? cudaSuccess : cudaMemset(to, value, n);
+}
 API cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {
     int kind = kind_of(p);
     memset(a, 0, sizeof *a);
@@ -240,28 +309,20 @@ API cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, in
 API cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) { return *s = malloc(16), cudaSuccess; }
 API cudaError_t cudaStreamCreate(cudaStream_t *s) { return *s = malloc(16), cudaSuccess; }
 API cudaError_t cudaStreamGetPriority(cudaStream_t s, int *priority) { return *priority = 0, cudaSuccess; }
-API cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) {
-    return *status = cudaStreamCaptureStatusNone, cudaSuccess;
-}
-API cudaError_t cudaStreamGetCaptureInfo(
-    cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id, cudaGraph_t *graph,
-    const cudaGraphNode_t **nodes, const cudaGraphEdgeData **edges, size_t *n) {
-    return *status = cudaStreamCaptureStatusNone, cudaSuccess;
-}
 API cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) { return *e = malloc(16), cudaSuccess; }
 API cudaError_t cudaEventCreate(cudaEvent_t *e) { return *e = malloc(16), cudaSuccess; }
 API cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) { return *ms = 1, cudaSuccess; }
-API cudaError_t cudaStreamSynchronize(cudaStream_t s) { return counts[SYNCHRONIZE]++, cudaSuccess; }
-API cudaError_t cudaEventSynchronize(cudaEvent_t e) { return counts[SYNCHRONIZE]++, cudaSuccess; }
-API cudaError_t cudaDeviceSynchronize(void) { return counts[SYNCHRONIZE]++, cudaSuccess; }
+API cudaError_t cudaStreamSynchronize(cudaStream_t s) { UNLESS_CAPTURED(counts[SYNCHRONIZE]++); }
+API cudaError_t cudaEventSynchronize(cudaEvent_t e) { UNLESS_CAPTURED(counts[SYNCHRONIZE]++); }
+API cudaError_t cudaDeviceSynchronize(void) { UNLESS_CAPTURED(counts[SYNCHRONIZE]++); }
+API cudaError_t cudaEventQuery(cudaEvent_t e) { UNLESS_CAPTURED(0); }
+API cudaError_t cudaStreamQuery(cudaStream_t s) { UNLESS_CAPTURED(0); }
 SUCCEEDS(cudaStreamDestroy)
-SUCCEEDS(cudaStreamQuery)
 SUCCEEDS(cudaStreamWaitEvent)
 SUCCEEDS(cudaThreadExchangeStreamCaptureMode)
 SUCCEEDS(cudaEventDestroy)
 SUCCEEDS(cudaEventRecord)
 SUCCEEDS(cudaEventRecordWithFlags)
-SUCCEEDS(cudaEventQuery)
 
 /* Kernels: counted, one by one by the name that the compiler gave them. */
 
@@ -294,7 +355,11 @@ API void noop_gpu_write_kernels(const char *path) {
     fclose(file);
 }
 
-static cudaError_t launch(int which, const void *function, dim3 grid, dim3 block) {
+static cudaError_t launch(int which, const void *function, dim3 grid, dim3 block, cudaStream_t stream) {
+    if (escapes_capture(stream)) {
+        capture_failed = 1;
+        return failed(cudaErrorStreamCaptureImplicit);
+    }
     counts[which]++;
     kernel(function, NULL)->count++;
     int fits = grid.x && grid.y && grid.z && grid.y <= 65535 && grid.z <= 65535 && block.x * block.y * block.z <= 1024;
@@ -323,13 +388,13 @@ API cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shar
     return cudaSuccess;
 }
 API cudaError_t cudaLaunchKernel(const void *f, dim3 grid, dim3 block, void **a, size_t shared, cudaStream_t s) {
-    return launch(LAUNCH, f, grid, block);
+    return launch(LAUNCH, f, grid, block, s);
 }
 API cudaError_t __cudaLaunchKernel(cudaKernel_t f, dim3 grid, dim3 block, void **a, size_t shared, cudaStream_t s) {
-    return launch(LAUNCH, f, grid, block);
+    return launch(LAUNCH, f, grid, block, s);
 }
 API cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *c, const void *f, void **a) {
-    return launch(LAUNCH, f, c->gridDim, c->blockDim);
+    return launch(LAUNCH, f, c->gridDim, c->blockDim, c->stream);
 }
 API cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *f) {
     memset(a, 0, sizeof *a);
@@ -353,7 +418,7 @@ API cudaError_t cudaGetDriverEntryPointByVersion(
     const char *name, void **function, unsigned version, unsigned long long flags,
     enum cudaDriverEntryPointQueryResult *result) {
     *function = dlsym(RTLD_DEFAULT, name);
-    if (!*function) *function = (void *)succeeds_cudaStreamQuery;
+    if (!*function) *function = (void *)succeeds_cudaStreamDestroy;
     if (result) *result = cudaDriverEntryPointSuccess;
     return cudaSuccess;
 }
@@ -386,15 +451,15 @@ API CUresult cuFuncGetAttribute(int *value, CUfunction_attribute which, CUfuncti
     *value = which == CU_FUNC_ATTRIBUTE_NUM_REGS ? 32 : which == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : 0;
     return 0;
 }
-static CUresult launch_triton(CUfunction f, unsigned x, unsigned y, unsigned z) {
-    return launch(TRITON, f, (dim3){x, y, z}, (dim3){1, 1, 1}) ? CUDA_ERROR_INVALID_VALUE : 0;
+static CUresult launch_triton(CUfunction f, unsigned x, unsigned y, unsigned z, CUstream s) {
+    return launch(TRITON, f, (dim3){x, y, z}, (dim3){1, 1, 1}, (cudaStream_t)s) ? CUDA_ERROR_INVALID_VALUE : 0;
 }
 API CUresult cuLaunchKernel(CUfunction f, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
                             unsigned shared, CUstream s, void **p, void **e) {
-    return launch_triton(f, x, y, z);
+    return launch_triton(f, x, y, z, s);
 }
 API CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **p, void **e) {
-    return launch_triton(f, c->gridDimX, c->gridDimY, c->gridDimZ);
+    return launch_triton(f, c->gridDimX, c->gridDimY, c->gridDimZ, c->hStream);
 }
 API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, CUfunction f, int block, size_t shared) {
     return *n = 2, 0;

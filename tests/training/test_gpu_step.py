@@ -1,7 +1,7 @@
 """The training step of every preset on a GPU, operation by operation, where there is none.
 
 Tensors are fake ones (torch._subclasses.fake_tensor) that claim to lie on cuda:0: shapes, types and devices are
-computed, numbers are not. What runs is the project's own code: cropping, `Trainer._update` (patches, forward in
+computed, numbers are not. What runs is the project's own code: cropping, `TrainStep` (patches, forward in
 bfloat16, loss, backward, Muon, AdamW, averaged weights), scoring. A test fails when
 
 - an operation takes tensors of two devices,
@@ -51,6 +51,7 @@ from vitpe.training.forward import TrainForward
 from vitpe.training.loop import Plan, RunContext, Trainer
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.optimizer import ExponentialMovingAverage
+from vitpe.training.step import TrainStep
 from vitpe.training.whitening import Whitening
 from vitpe.training.workers import Workers
 
@@ -115,6 +116,7 @@ def no_gpu() -> Iterator[Watch]:
             "torch.cuda.synchronize": wait,
             "torch.cuda.default_generators": (Generator(),),
             "torch.Tensor.backward": backward,
+            "torch._fused_adamw_": fused_adamw,
             "vitpe.model.vit.scaled_dot_product_attention": attention,
         }.items():
             stack.enter_context(mock.patch(name, value))
@@ -131,6 +133,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     assert q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
     out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
     return out
+
+
+def fused_adamw(*tensors: Any, lr: Tensor, **values: Any) -> None:
+    """With the learning rate in a tensor, of which fake tensors know nothing."""
+    assert (lr.device, lr.dtype, lr.ndim) == (CUDA, torch.float32, 0)
+    torch.ops.aten._fused_adamw_.default(*tensors, lr=0.0, **values)
 
 
 def backward(loss: Tensor) -> None:
@@ -189,7 +197,8 @@ def on_gpu(model: nn.Module) -> None:
 def configuration(name: str, **values: Any) -> RunConfig:
     """The preset with two blocks: the others do what these do."""
     chosen = PRESETS[name]
-    return RunConfig(name, replace(chosen.model, depth=2), DataConfig(), replace(chosen.train, compile="off", **values))
+    train = replace(chosen.train, compile="off", cuda_graph=False, **values)
+    return RunConfig(name, replace(chosen.model, depth=2), DataConfig(), train)
 
 
 class Run:
@@ -210,7 +219,7 @@ class Run:
             self.trainer._whitening = Whitening(
                 **{k: torch.empty(v.shape, device=CUDA) for k, v in Whitening.expected(num_values).items()}
             )
-        self.forward = self.trainer._forward()
+        self.update = self.trainer._make_step(self.trainer._forward())
         self.decoded = torch.empty(
             (NUM_IMAGES, 3, *STORED), dtype=torch.uint8, memory_format=torch.channels_last, device=CUDA
         )
@@ -223,10 +232,11 @@ class Run:
         keep = None
         if self.config.train.patch_keep < 1:
             keep = torch.empty((b, round(self.config.train.patch_keep * n)), dtype=torch.int64, device=CUDA)
-        return Batch(crop_on_device(self.decoded, places, self.config.model.img_size), self.labels[places[0]], keep)
+        images = crop_on_device(self.decoded, places, self.config.model.img_size)
+        return Batch(images, self.labels[places[0]], keep, torch.empty((b, 2 * self.config.model.depth), device=CUDA))
 
     def step(self) -> None:
-        self.trainer._update(self.forward, self.batch())
+        self.update(self.batch(), 0, 0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -309,17 +319,17 @@ def test_a_compiler_that_works_is_used() -> None:
 
 
 def _reads_the_loss(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update(self: Trainer, forward: nn.Module, batch: Batch) -> None:
-        original(self, forward, batch)
+    def compute(self: TrainStep) -> None:
+        original(self)
         if not math.isfinite(float(self._loss_sum)):
             raise AssertionError
 
-    return update
+    return compute
 
 
 def _branches_on_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update(self: ExponentialMovingAverage, step: int) -> None:
-        original(self, step)
+    def update(self: ExponentialMovingAverage) -> None:
+        original(self)
         if (next(iter(self.tensors.values())) > 1e9).any():
             raise AssertionError
 
@@ -327,8 +337,8 @@ def _branches_on_numbers(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _copies_to_the_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
-    def update(self: ExponentialMovingAverage, step: int) -> None:
-        original(self, step)
+    def update(self: ExponentialMovingAverage) -> None:
+        original(self)
         self.spare = {name: value.to("cpu", non_blocking=True) for name, value in self.tensors.items()}
 
     return update
@@ -358,7 +368,7 @@ def _counts_kept(original: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("owner", "method", "fault"),
     [
-        (Trainer, "_update", _reads_the_loss),
+        (TrainStep, "_compute", _reads_the_loss),
         (ExponentialMovingAverage, "update", _branches_on_numbers),
         (ExponentialMovingAverage, "update", _copies_to_the_cpu),
         (TrainForward, "forward", _mask_from_the_cpu),

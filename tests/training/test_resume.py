@@ -209,6 +209,7 @@ def test_what_may_change() -> None:
         "train.num_evals": 9,
         "train.keep": "all",
         "train.compile": "off",
+        "train.cuda_graph": False,
         "data.store": "disk",
     }
     assert changes.keys() == MAY_CHANGE

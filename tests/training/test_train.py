@@ -164,7 +164,8 @@ def test_the_average_is_the_one_computed_by_hand() -> None:
     expected = 1.0
     for step, value in enumerate([2.0, -1.0, 4.0, 8.0, 0.5]):
         model.weight.data.fill_(value)
-        average.update(step)
+        average.set_step(step)
+        average.update()
         decay = [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3][step]
         expected = decay * expected + (1 - decay) * value
         assert average.tensors["weight"].item() == pytest.approx(expected, rel=1e-6)
@@ -223,7 +224,8 @@ def test_optimizer_state_goes_out_and_in(muon_lr: float | None) -> None:
 
     def step(model: VisionTransformer, optimizers: object) -> None:
         binary_cross_entropy_with_logits(model(images), labels).backward()
-        optimizers.step(0.5)  # type: ignore[attr-defined]
+        optimizers.set_rates(0.5)  # type: ignore[attr-defined]
+        optimizers.step()  # type: ignore[attr-defined]
 
     config = TrainConfig(muon_lr=muon_lr)
     model = VisionTransformer(SMALL)

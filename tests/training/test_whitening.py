@@ -85,7 +85,8 @@ def test_updates_are_those_of_a_model_on_whitened_patches(muon_lr: float | None)
         torch.testing.assert_close(logits, expected, atol=2e-3 if muon_lr else 2e-4, rtol=1e-3)  # Muon is in bfloat16
         for output, optimizers in ((logits, ours), (expected, theirs)):
             torch.nn.functional.binary_cross_entropy_with_logits(output, labels).backward()
-            optimizers.step(1.0)
+            optimizers.set_rates(1.0)
+            optimizers.step()
     assert not torch.allclose(model.patch_embed.proj.weight, before, atol=1e-3)
 
 

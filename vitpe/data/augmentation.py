@@ -18,13 +18,15 @@ DEPTH, PATCHES, GROUPS = range(3)
 @dataclass(frozen=True)
 class Augmentation:
     """flip: whether each image is mirrored at random. patch_keep: the share of each image's `num_patches` patches that
-    is kept (patch dropout, arXiv:2208.07220), 1 for all.
+    is kept (patch dropout, arXiv:2208.07220), 1 for all. num_branches: residual branches with stochastic depth
+    (arXiv:1603.09382), 0 for none.
     """
 
     seed: int = 0
     flip: bool = True
     patch_keep: float = 1.0
     num_patches: int = 0
+    num_branches: int = 0
 
     def keep(self, step: int, batch_size: int) -> Tensor | None:
         """(batch_size, K) distinct patch numbers for each image of the step's batch, K = patch_keep · num_patches
@@ -35,6 +37,15 @@ class Augmentation:
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, PATCHES))
         num_kept = max(1, round(self.patch_keep * self.num_patches))
         return torch.rand(batch_size, self.num_patches, generator=generator).argsort(dim=1)[:, :num_kept]
+
+    def depth(self, step: int, batch_size: int) -> Tensor | None:
+        """(batch_size, num_branches) uniform in [0, 1): by which each image of the step's batch leaves out branches.
+        None where there are none.
+        """
+        if not self.num_branches:
+            return None
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, DEPTH))
+        return torch.rand(batch_size, self.num_branches, generator=generator)
 
 
 def shuffled_order(seed: int, epoch: int, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

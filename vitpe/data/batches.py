@@ -27,13 +27,26 @@ class Batch:
     """images: (B, 3, H, W) uint8 on the device, cropped, in any memory format; labels: (B, A) uint8, also there.
 
     keep: (B, K) numbers of the patches that patch dropout keeps, on the device; None for all.
+    depth: (B, branches) in [0, 1), by which stochastic depth leaves out branches, on the device; None without it.
     ready: when all is complete, where a GPU's copies go on beside its computing.
     """
 
     images: Tensor
     labels: Tensor
     keep: Tensor | None = None
+    depth: Tensor | None = None
     ready: torch.cuda.Event | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that there are, by name."""
+        named = {"images": self.images, "labels": self.labels, "keep": self.keep, "depth": self.depth}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def clone(self) -> "Batch":
+        """In memory of its own."""
+        keep, depth = (None if tensor is None else tensor.clone() for tensor in (self.keep, self.depth))
+        return Batch(self.images.clone(), self.labels.clone(), keep, depth)
 
 
 @dataclass(frozen=True)
@@ -157,30 +170,30 @@ class Batches:
         if batch.ready is not None:
             computing = torch.cuda.current_stream(self.store.device)
             computing.wait_event(batch.ready)
-            for tensor in (batch.images, batch.labels, batch.keep):
-                if tensor is not None:
-                    tensor.record_stream(computing)  # so that its memory is not given away while the model reads it
+            for tensor in batch.tensors.values():
+                tensor.record_stream(computing)  # so that its memory is not given away while the model reads it
         self.wait_seconds += time.perf_counter() - began
         return batch
 
     def _make(self, indices: Indices, rounds: Indices, step: int | None) -> Batch:
-        """rounds: how often each image has come before. step: the training step that it is for, None for none: then all
-        patches are kept.
+        """rounds: how often each image has come before. step: the training step that it is for, None for none: then
+        nothing is dropped.
         """
         stored, size, augmentation = self.store.samples.stored_size, self._crop_size, self._augmentation
-        keep = None
+        device = self.store.device
+        drawn: list[Tensor | None] = [None, None]
         if augmentation is None:
             top = np.full(len(indices), (stored[0] - size[0]) // 2)
             left = np.full(len(indices), (stored[1] - size[1]) // 2)
             flip = np.zeros(len(indices), dtype=bool)
         else:
             top, left, flip = random_crops(augmentation.seed, rounds, indices, stored, size, augmentation.flip)
-            keep = None if step is None else augmentation.keep(step, self.batch_size)
+            if step is not None:
+                drawn = [draw(step, self.batch_size) for draw in (augmentation.keep, augmentation.depth)]
         with self._copying():
             images, labels = self.store.crop(indices, top, left, flip, size)
-            if keep is not None:
-                keep = send(self._shard.of(keep), self.store.device)
-            return Batch(images, labels, keep, None if self._copies is None else self._copies.record_event())
+            keep, depth = (None if all_rows is None else send(self._shard.of(all_rows), device) for all_rows in drawn)
+            return Batch(images, labels, keep, depth, None if self._copies is None else self._copies.record_event())
 
     def _copying(self) -> AbstractContextManager[object]:
         """Within, copies to a GPU go on beside its computing."""

@@ -89,18 +89,22 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382): in training a sample's whole residual branch is left out at rate `rate`."""
+    """Stochastic depth (arXiv:1603.09382): in training a sample's whole residual branch is left out at rate `rate`.
+
+    draws: (B,) uniform in [0, 1), by which samples are left out; None for torch's own generator.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.draws: Tensor | None = None
 
     def forward(self, branch: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return branch
         keep = 1 - self.rate
-        mask = torch.rand(branch.shape[0], 1, 1, device=branch.device) < keep
-        return branch * (mask / keep).to(branch.dtype)
+        draws = torch.rand(branch.shape[0], device=branch.device) if self.draws is None else self.draws
+        return branch * ((draws < keep) / keep).to(branch.dtype)[:, None, None]
 
 
 class Block(nn.Module):
@@ -112,7 +116,8 @@ class Block(nn.Module):
         self.attn = Attention(embed_dim, num_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(embed_dim, round(embed_dim * mlp_ratio))
-        self.drop_path = DropPath(drop_path_rate)
+        self.drop_path1 = DropPath(drop_path_rate)
+        self.drop_path2 = DropPath(drop_path_rate)
 
     def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
         """(B, T, D) → (B, T, D); with `first_only` the first token alone, (B, 1, D)."""
@@ -121,12 +126,12 @@ class Block(nn.Module):
     def mix(self, tokens: Tensor, first_only: bool = False) -> Tensor:
         """The first half, attention, of the shapes of `forward`."""
         attended = self.attn(self.norm1(tokens), first_only)
-        out: Tensor = (tokens[:, :1] if first_only else tokens) + self.drop_path(attended)
+        out: Tensor = (tokens[:, :1] if first_only else tokens) + self.drop_path1(attended)
         return out
 
     def transform(self, tokens: Tensor) -> Tensor:
         """The second half, the MLP: each token for itself."""
-        out: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        out: Tensor = tokens + self.drop_path2(self.mlp(self.norm2(tokens)))
         return out
 
 
@@ -168,6 +173,12 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.zeros_(self.head.weight)
+
+    def set_depth_draws(self, draws: Tensor | None) -> None:
+        """(B, 2 · depth), a column for each residual branch, by which stochastic depth goes from now on; None: draw."""
+        branches = (module for module in self.modules() if isinstance(module, DropPath))
+        for number, branch in enumerate(branches):
+            branch.draws = None if draws is None else draws[:, number]
 
     def forward(
         self, images: Tensor, keep: Tensor | None = None, normalize: Callable[[Tensor], Tensor] | None = None

@@ -1,8 +1,8 @@
 """The training loop: batches → updates, a log, checkpoints, and a state to resume from.
 
 After step t everything that follows is a function of the state and t: the data order, the crops and the random
-draws of step t come from (seed, t). So a run that was cut and resumed ends where the uncut one ends: bit for bit on
-CPUs; on GPUs the backward passes of attention and convolutions may add in an order of their own.
+draws of step t come from (seed, t), whatever the device. So a run that was cut and resumed ends where the uncut one
+ends: bit for bit on CPUs; on GPUs the backward passes of attention and convolutions may add in an order of their own.
 
 What a step leaves is written in this order: its row of the log, its file of the history, the state, the best
 checkpoint. A state therefore finds all that came before it on disk; what lies beyond it is written again, and a best
@@ -21,12 +21,9 @@ from typing import Final, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitpe.config import TrainConfig
-from vitpe.data.augmentation import DEPTH, step_seed
-from vitpe.data.batches import Batch, Batches
-from vitpe.device import seed_draws
+from vitpe.data.batches import Batches
 from vitpe.errors import VitpeError
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
@@ -39,9 +36,11 @@ from vitpe.runs.state import Machine, RunProgress, TrainState, save_state
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.compile import CompiledOrNot, choose_compile, use_private_cache
 from vitpe.training.forward import TrainForward, choose_precision
+from vitpe.training.graph import own_stream
 from vitpe.training.heartbeat import STEP
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
+from vitpe.training.step import TrainStep
 from vitpe.training.tracking import Trackers
 from vitpe.training.whitening import NUM_IMAGES, Whitening
 from vitpe.training.workers import Workers
@@ -161,7 +160,7 @@ class Trainer:
         self._check(state.average, self._model.state_dict() if self._average is not None else {})
         self._model.load_state_dict(state.model)
         if self._average is not None:
-            self._average.tensors = {name: value.to(self._device) for name, value in state.average.items()}
+            self._average.load(state.average)
         same_workers = len(state.loss_sums) == self._workers.world_size
         self._loss_sum.copy_(state.loss_sums[self._workers.rank] if same_workers else state.loss_sums.mean())
         self.progress = replace(before, run_id=here.run_id)
@@ -197,10 +196,15 @@ class Trainer:
         Raises Interrupted, all saved, when asked to stop, and VitpeError when a file cannot be written or
         training diverges.
         """
+        with own_stream(self._device):
+            self._run(train, valid)
+
+    def _run(self, train: Batches, valid: Batches | None) -> None:
         forward = self._forward()
         if self._config.whiten and self._whitening is None:
             with self._reporter.doing("measuring what patches look like"):
                 self._whitening = self._measure_whitening(train)
+        update = self._make_step(forward)
         clock = _Clock(train, self.step)
         writer = Writer()
         batches = train.from_step(self.step)
@@ -214,8 +218,9 @@ class Trainer:
                 with self._workers.doing("loading images"):
                     batch = next(batches)
                 with self._workers.doing(STEP), waiting:
-                    self._update(forward, batch)
+                    update(batch, self.step, self._factor(self.step))
                 waiting = nullcontext()
+                self.progress = replace(self.progress, step=self.step + 1, num_losses=self.progress.num_losses + 1)
                 self._record(clock, valid, writer)
                 self._save_when_asked(writer)
         finally:
@@ -289,19 +294,13 @@ class Trainer:
         tokens = 1 + self._config.patch_keep * self._info.model.num_patches
         return 6 * num_parameters(self._model) * tokens * self.plan.batch_size / self._workers.world_size
 
-    def _update(self, forward: nn.Module, batch: Batch) -> None:
-        # Stochastic depth draws from a generator that is a function of the step, so no random state needs saving.
-        seed_draws(self._device, step_seed(self._config.seed, self.step, DEPTH, self._workers.rank))
-        labels = batch.labels.float()
-        if self._config.label_smoothing:
-            labels = labels * (1 - self._config.label_smoothing) + self._config.label_smoothing / 2
-        loss = binary_cross_entropy_with_logits(forward(batch.images, batch.keep), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizers.step(self._factor(self.step))
-        if self._average is not None:
-            self._average.update(self.step)
-        self._loss_sum += loss.detach()  # stays on the device: reading it would wait for the GPU
-        self.progress = replace(self.progress, step=self.step + 1, num_losses=self.progress.num_losses + 1)
+    def _make_step(self, forward: nn.Module) -> TrainStep:
+        step = TrainStep(
+            self._model, forward, self._optimizers, self._average, self._loss_sum, self._config.label_smoothing
+        )
+        if self._device.type == "cuda" and self._config.cuda_graph:
+            step.capture(self._reporter.note, self._workers.world_size)
+        return step
 
     def _record(self, clock: "_Clock", valid: Batches | None, writer: Writer) -> None:
         """Write what the plan has for this step, in the order that a run is resumed by (see the module's text)."""

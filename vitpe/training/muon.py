@@ -43,8 +43,8 @@ class BatchedMuon(Muon):
         rows, columns = parameters[0].shape
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         scale = group["lr"] * math.sqrt(max(1, rows / columns))
-        # One type and one layout for all, or there would be a kernel for each.
-        torch._foreach_add_(parameters, updates.to(parameters[0].dtype).contiguous().unbind(), alpha=-scale)
+        # One type and one layout for all, or there would be a kernel for each. The rate may be a tensor.
+        torch._foreach_add_(parameters, updates.to(parameters[0].dtype).contiguous().mul_(-scale).unbind())
 
     def _buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

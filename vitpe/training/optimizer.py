@@ -1,6 +1,8 @@
 """Muon for the weight matrices of blocks, stem and query pool, AdamW for everything else, one schedule for both."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -12,30 +14,49 @@ from vitpe.training.muon import BatchedMuon
 from vitpe.training.whitening import WhitenedUpdates, Whitening
 
 ADAMW_BETAS = (0.9, 0.999)
+_ALIGNMENT: Final = 64
 
 
 @dataclass(frozen=True)
 class Optimizers:
     """The optimizers of a run, stepped together; `peaks` are their learning rates before the schedule's factor.
 
+    rates: the learning rates, in tensors that a captured step reads anew each time.
     whitened: how the patch projection is updated, None for like any other weight.
     """
 
     members: tuple[Optimizer, ...]
     peaks: tuple[float, ...]
+    rates: tuple[Tensor, ...]
     whitened: WhitenedUpdates | None = None
 
-    def step(self, factor: float) -> None:
-        """One update at `factor` times the peak learning rates; clears the gradients."""
+    def __post_init__(self) -> None:
+        self._share_rates()
+
+    def _share_rates(self) -> None:
+        for member, rate in zip(self.members, self.rates, strict=True):
+            for group in member.param_groups:
+                group["lr"] = rate
+
+    def set_rates(self, factor: float) -> None:
+        """From now on learn at `factor` times the peaks."""
+        for rate, peak in zip(self.rates, self.peaks, strict=True):
+            rate.fill_(peak * factor)
+
+    def step(self) -> None:
+        """One update; clears the gradients."""
         if self.whitened is not None:
             self.whitened.begin()
-        for optimizer, peak in zip(self.members, self.peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * factor
+        for optimizer in self.members:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.zero_grad()
         if self.whitened is not None:
             self.whitened.end()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.members:
+            optimizer.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All state as named tensors: "MEMBER.PARAMETER.NAME"."""
@@ -65,6 +86,7 @@ class Optimizers:
                 if int(member) == m:
                     state.setdefault(int(parameter), {})[name] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self._share_rates()  # loading has put copies in the place of the rates
 
 
 def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Whitening | None = None) -> Optimizers:
@@ -82,12 +104,17 @@ def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Wh
     rest = [{"params": [p for name, p in trained.items() if not _is_matrix(name, p)], "weight_decay": 0.0}]
     if config.muon_lr is None:
         rest.append({"params": matrices, "weight_decay": config.weight_decay})
-    adamw = AdamW(rest, lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True)
+    device = model.pos_embed.device
+    on_cpu = device.type == "cpu"
+    peaks = (config.adamw_lr,) if config.muon_lr is None else (config.muon_lr, config.adamw_lr)
+    # A GPU's kernels take float32. A CPU's take a number, which float32 would round.
+    rates = tuple(torch.tensor(peak, dtype=torch.float64 if on_cpu else torch.float32, device=device) for peak in peaks)
+    adamw = AdamW(rest, lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True, capturable=device.type == "cuda")
     if config.muon_lr is None:
-        return Optimizers((adamw,), (config.adamw_lr,), whitened)
-    kind = BatchedMuon if any(matrix.is_cuda for matrix in matrices) else Muon
+        return Optimizers((adamw,), peaks, rates, whitened)
+    kind = Muon if on_cpu else BatchedMuon
     muon = kind(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
-    return Optimizers((muon, adamw), (config.muon_lr, config.adamw_lr), whitened)
+    return Optimizers((muon, adamw), peaks, rates, whitened)
 
 
 def _is_matrix(name: str, parameter: Tensor) -> bool:
@@ -106,15 +133,51 @@ def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float) -> f
 class ExponentialMovingAverage:
     """Exponential moving average of the weights (Polyak & Juditsky 1992), with the short memory of a young run:
     the decay at step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
+
+    tensors: the averages by the weights' names. They and the weights are made parts of two long tensors, so that an
+    update is one operation, whose decay may come from a tensor.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._model = model.state_dict()  # kept: collecting it at each step would take half a millisecond
-        self.tensors = {name: value.clone() for name, value in self._model.items()}
+        self._weights = lay_out(dict(model.named_parameters()))
+        self._averages = self._weights.clone()
+        self._share = self._weights.new_zeros(())
+        state, places = model.state_dict(), _places(dict(model.named_parameters()))
+        assert state.keys() == places.keys(), "a state that is no parameter would not be averaged"
+        self.tensors = {name: self._averages[places[name]].view_as(value) for name, value in state.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take up averages that were saved."""
+        for name, value in self.tensors.items():
+            value.copy_(tensors[name])
+
+    def set_step(self, step: int) -> None:
+        """The next is the update at `step` (0-based)."""
+        self._share.fill_(1 - min(self.decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move towards the model's weights after the update at `step`."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.tensors.values()), [self._model[name] for name in self.tensors], 1 - decay)
+    def update(self) -> None:
+        """Move towards the model's weights."""
+        self._averages.lerp_(self._weights, self._share)
+
+
+def lay_out(parameters: dict[str, nn.Parameter]) -> Tensor:
+    """Move the parameters into one long tensor, which is given back; they stay what they are, as parts of it."""
+    places = _places(parameters)
+    first = next(iter(parameters.values()))
+    whole = torch.zeros(max(place.stop for place in places.values()), dtype=first.dtype, device=first.device)
+    for name, parameter in parameters.items():
+        part = whole[places[name]].view_as(parameter)
+        part.copy_(parameter.detach())
+        parameter.data = part
+    return whole
+
+
+def _places(tensors: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where each lies in one long tensor, on a boundary of 256 bytes of float32, as tensors of their own do."""
+    places, end = {}, 0
+    for name, tensor in tensors.items():
+        places[name] = slice(end, end + tensor.numel())
+        end += -(-tensor.numel() // _ALIGNMENT) * _ALIGNMENT
+    return places

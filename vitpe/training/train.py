@@ -49,6 +49,7 @@ MAY_CHANGE: Final = frozenset(
         "train.num_evals",
         "train.keep",
         "train.compile",
+        "train.cuda_graph",
         "data.store",
     }
 )
@@ -380,7 +381,8 @@ def _open_batches(
         return ImageStore(samples, device, config.data.store, on_progress)
 
     size, seed, keep = config.model.img_size, config.train.seed, config.train.patch_keep
-    augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches)
+    num_branches = 2 * config.model.depth if config.model.drop_path_rate else 0
+    augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches, num_branches)
     shard = Shard(workers.rank, workers.world_size)
     members = () if groups is None else groups.members
     train_batches = Batches(stored(train), size, batch_size, augmentation, shard, members)

@@ -1,0 +1,77 @@
+"""One update: a batch → new weights. Forward, loss, backward, optimizers, averaged weights.
+
+All that changes from step to step is put into tensors first; what follows takes no arguments, asks for no number back
+and draws nothing. So a GPU can be given all of it at once (see vitpe.training.graph), and a CPU does the same.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from vitpe.data.batches import Batch
+from vitpe.model.vit import VisionTransformer
+from vitpe.training.graph import CapturedOrNot
+from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers
+
+
+class TrainStep:
+    """Updates the weights of `model`, a batch at a time.
+
+    loss_sum: the sum of all batches' mean losses, a tensor that stays on the device: reading it would wait for a GPU.
+    """
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        forward: nn.Module,
+        optimizers: Optimizers,
+        average: ExponentialMovingAverage | None,
+        loss_sum: Tensor,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """forward: images and numbers of kept patches → logits, of `model` however it is wrapped."""
+        self._model, self._forward = model, forward
+        self._optimizers, self._average = optimizers, average
+        self._loss_sum, self._label_smoothing = loss_sum, label_smoothing
+        self._batch: Batch | None = None
+        self._captured: CapturedOrNot | None = None
+
+    def capture(self, tell: Callable[[str], None], world_size: int = 1) -> None:
+        """From now on batches are copied into tensors of their own, and a GPU is given the step as one graph."""
+        self._captured = CapturedOrNot(self._compute, self._clear, tell, world_size)
+
+    def __call__(self, batch: Batch, step: int, factor: float) -> None:
+        """The update at `step` (0-based), at `factor` times the peak learning rates."""
+        if self._captured is None:
+            self._take(batch)
+        elif self._batch is None:
+            self._take(batch.clone())
+        else:
+            for name, value in batch.tensors.items():
+                self._batch.tensors[name].copy_(value)
+        self._optimizers.set_rates(factor)
+        if self._average is not None:
+            self._average.set_step(step)
+        (self._captured or self._compute)()
+
+    def _take(self, batch: Batch) -> None:
+        self._batch = batch
+        self._model.set_depth_draws(batch.depth)
+
+    def _compute(self) -> None:
+        batch = self._batch
+        assert batch is not None
+        labels = batch.labels.float()
+        if self._label_smoothing:
+            labels = labels * (1 - self._label_smoothing) + self._label_smoothing / 2
+        loss = binary_cross_entropy_with_logits(self._forward(batch.images, batch.keep), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizers.step()
+        if self._average is not None:
+            self._average.update()
+        self._loss_sum += loss.detach()
+
+    def _clear(self) -> None:
+        self._model.zero_grad(set_to_none=True)
+        self._optimizers.zero_grad()
