@@ -202,7 +202,7 @@ static pthread_t capturing_thread;
 static enum cudaStreamCaptureMode capture_mode;
 static _Atomic int capturing, capture_failed;
 
-/* Whether a call that waits, or that a capture cannot repeat, spoils one. NOOP_GPU_NO_GRAPHS: no capture succeeds. */
+/* Whether a call that waits, or that a graph cannot repeat, spoils a capture. NOOP_GPU_NO_GRAPHS: none succeeds. */
 static int spoils_capture(void) {
     int spoils = capturing && (capture_mode == cudaStreamCaptureModeGlobal || pthread_equal(capturing_thread, pthread_self()));
     if (spoils) capture_failed = 1;

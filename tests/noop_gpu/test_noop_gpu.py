@@ -48,6 +48,8 @@ def ran(library: Path, celeba: Path, tmp_path_factory: pytest.TempPathFactory) -
         "memory": Command(train(celeba, "--run", "memory", "--store", "memory")),
         "eval": Command(["eval", "device", "--device", "cuda"]),
         "predict": Command(["predict", "--checkpoint", "device", "--device", "cuda", faces]),
+        "captured": Command(train(celeba, "--run", "captured", steps=8)),
+        "not captured": Command(train(celeba, "--run", "not", steps=8, train__cuda_graph=False)),
         "old": Command(train(celeba, "--run", "old", device="cuda:1", train__muon_lr=None)),
         "old eval": Command(["eval", "old", "--device", "cuda:1"]),
         "no room to train": Command(train(celeba, "--run", "none"), free_bytes=0),
@@ -89,6 +91,22 @@ def test_bfloat16_is_for_gpus_that_compute_with_it(ran: dict[str, Ran], name: st
 def test_a_small_model_is_not_compiled(ran: dict[str, Ran]) -> None:
     assert ran["train"].counts["triton"] == 0
     assert "compiling" not in ran["train"].stderr
+
+
+def test_from_the_fourth_on_a_step_is_one_graph(ran: dict[str, Ran]) -> None:
+    assert ran["captured"].code == ran["not captured"].code == 0, ran["captured"].stderr
+    assert ran["captured"].counts["graph"] == 5
+    assert ran["not captured"].counts["graph"] == 0
+    for call in ("launch", "blas"):  # three of eight steps ask for all of it, and the capture once more
+        assert ran["captured"].counts[call] < 0.7 * ran["not captured"].counts[call]
+
+
+def test_a_step_that_cannot_be_captured_goes_on_as_it_is(library: Path, celeba: Path, tmp_path: Path) -> None:
+    (done,) = run(library, {"train": Command(train(celeba, steps=8))}, tmp_path, NOOP_GPU_NO_GRAPHS="1")
+    assert done["train"].code == 0, done["train"].stderr
+    assert done["train"].counts["graph"] == 0
+    assert done["train"].stderr.count("the step does not run as one CUDA graph") == 1
+    assert json.loads(done["train"].stdout)["step"] == 8
 
 
 def test_one_thread_alone_runs_the_model_in_predict(ran: dict[str, Ran]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from vitpe.text import brief
 
-_NUM_WARM_UPS: Final = 3
+NUM_WARM_UPS: Final = 3
 _NUM_DISTRIBUTED_WARM_UPS: Final = 11
 """As torch's notes on CUDA graphs ask for: until DistributedDataParallel has chosen its buckets and timed itself."""
 
@@ -27,7 +27,8 @@ class CapturedOrNot:
         the user then.
         """
         self._work, self._give_up, self._tell = work, give_up, tell
-        self._warm_ups_left = _NUM_WARM_UPS if world_size == 1 else _NUM_DISTRIBUTED_WARM_UPS
+        self.num_warm_ups = NUM_WARM_UPS if world_size == 1 else _NUM_DISTRIBUTED_WARM_UPS
+        self._warm_ups_left = self.num_warm_ups
         self._graph: torch.cuda.CUDAGraph | None = None
         self._failed = False
 

@@ -46,7 +46,6 @@ from vitpe.training.whitening import NUM_IMAGES, Whitening
 from vitpe.training.workers import Workers
 
 STATE_INTERVAL_SECONDS = 60.0
-_NUM_UNMEASURED: Final = 3
 _MIN_REPEATS: Final = 5
 _MAX_REPEATS: Final = 1000
 
@@ -231,16 +230,20 @@ class Trainer:
         """Of an update, and of scoring an image: medians of some, taken for about `seconds`. It is not to be run
         afterwards.
         """
-        forward = self._forward()
+        with own_stream(self._device):
+            return self._measure_seconds(train, valid, seconds)
+
+    def _measure_seconds(self, train: Batches, valid: Batches | None, seconds: float) -> tuple[float, float]:
+        step = self._make_step(self._forward())
         updates = train.from_step(0)
 
         def update() -> float:
             began = time.perf_counter()
-            self._update(forward, next(updates))
+            step(next(updates), 0, self._factor(0))
             return self._elapsed(began)
 
         try:
-            for _ in range(_NUM_UNMEASURED):  # they allocate, and perhaps compile
+            for _ in range(step.num_slow):
                 last = update()
             # All workers do as many, as each update is of all together.
             slowest = self._workers.all_max(max(1, round(last * 1e9)))[0] / 1e9

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vitpe.data.batches import Batch
 from vitpe.model.vit import VisionTransformer
-from vitpe.training.graph import CapturedOrNot
+from vitpe.training.graph import NUM_WARM_UPS, CapturedOrNot
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers
 
 
@@ -40,6 +40,11 @@ class TrainStep:
     def capture(self, tell: Callable[[str], None], world_size: int = 1) -> None:
         """From now on batches are copied into tensors of their own, and a GPU is given the step as one graph."""
         self._captured = CapturedOrNot(self._compute, self._clear, tell, world_size)
+
+    @property
+    def num_slow(self) -> int:
+        """How many of the first updates allocate, compile and capture, and so take longer than the others."""
+        return NUM_WARM_UPS if self._captured is None else self._captured.num_warm_ups + 1
 
     def __call__(self, batch: Batch, step: int, factor: float) -> None:
         """The update at `step` (0-based), at `factor` times the peak learning rates."""
