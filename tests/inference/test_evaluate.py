@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -135,7 +136,7 @@ def test_a_run_is_its_best_checkpoint_and_any_checkpoint_may_be_named(trained_ru
 
 def test_the_default_is_the_run_in_this_folder(trained_run):
     done = run_vitpe("eval", cwd=trained_run.parent)
-    assert (done.code, done.stderr) == (0, "")
+    assert (done.code, done.stderr.replace("loading torch …\n", "")) == (0, "")  # said where that is slow
     assert json.loads(done.stdout)["checkpoint"] == "runs/best.safetensors"
 
 
@@ -455,3 +456,17 @@ def test_data_that_cannot_be_read(trained_run, tmp_path):
     called = call_vitpe("eval", trained_run, "--data", tmp_path / "nothing")
     assert (called.code, called.out) == (1, b"")
     assert str(tmp_path / "nothing") in called.stderr
+
+
+def test_tuning_for_another_score_says_what_accuracy_pays(trained_run, tmp_path):
+    notes = {}
+    for criterion in ("f1", "accuracy"):
+        run = shutil.copytree(trained_run, tmp_path / criterion)
+        called = call_vitpe("eval", run, "--thresholds", "tune", "--criterion", criterion, "--split", "test")
+        assert called.code == 0, called.stderr
+        notes[criterion] = re.search(r"in place of 0\.5: accuracy (\S+) where it was (\S+), F1", called.stderr)
+    assert notes["accuracy"] is None
+    after, before = (float(number) for number in notes["f1"].groups())
+    document = json.loads(call_vitpe("eval", trained_run, "--thresholds", "0.5").stdout)
+    assert before == pytest.approx(100 * document["mean"]["accuracy"]["value"], abs=0.051)
+    assert 0 <= after <= 100

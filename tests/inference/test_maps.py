@@ -125,7 +125,7 @@ def test_records_hold_a_number_for_each_patch_and_pictures_are_written(predicted
         assert list(record["maps"]["values"]) == ["Red", "Bright"]
         assert np.array(list(record["maps"]["values"].values())).shape == (2, 2, 3)
     written = sorted((tmp_path / "new" / "maps").iterdir())
-    assert [path.name for path in written] == ["00000001-000001.jpg.png", "00000002-000002.jpg.png"]
+    assert [path.name for path in written] == ["00000001-000001.png", "00000002-000002.png"]
     for path in written:
         refuse_foreign(path)
         with Image.open(path) as picture:
@@ -154,14 +154,14 @@ def test_what_cannot_be_read_has_no_map_and_keeps_its_number(predicted, images, 
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     called = predicted(tmp_path / "bad.jpg", images / "000002.jpg", "--maps", tmp_path / "maps")
     assert called.code == 1
-    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["00000002-000002.jpg.png"]
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["00000002-000002.png"]
     assert ["maps" in record for record in read_jsonl(called)] == [False, True]
 
 
 def test_only_vitpes_own_pictures_are_replaced(predicted, images, tmp_path):
     assert predicted(images / "000001.jpg", "--maps", tmp_path).code == 0
     assert predicted(images / "000001.jpg", "--maps", tmp_path).code == 0
-    mine = tmp_path / "00000001-000001.jpg.png"
+    mine = tmp_path / "00000001-000001.png"
     shutil.copyfile(images / "000001.jpg", mine)
     called = predicted(images / "000001.jpg", "--maps", tmp_path)
     assert called.code == 2 and "vitpe did not write it" in called.stderr

@@ -167,15 +167,15 @@ def test_crops_show_what_the_model_saw(predicted, images, tmp_path, trained_run)
     called = predicted(images / "000001.jpg", images / "000002.jpg", images / "000001.jpg", "--save-crops", crops)
     assert called.code == 0
     assert sorted(file.name for file in crops.iterdir()) == [
-        "00000001-000001.jpg.png",
-        "00000002-000002.jpg.png",
-        "00000003-000001.jpg.png",
+        "00000001-000001.png",
+        "00000002-000002.png",
+        "00000003-000001.png",
     ]
     _, info = load_checkpoint(trained_run / "best.safetensors")
     predictor = make_predictor(trained_run, "numpy")
     seen = predictor.prepare((images / "000002.jpg").read_bytes(), "", None)
     assert tuple(seen.shape) == (3, *info.model.img_size)
-    saved = decode((crops / "00000002-000002.jpg.png").read_bytes())
+    saved = decode((crops / "00000002-000002.png").read_bytes())
     assert np.array_equal(saved, seen)
 
 

@@ -51,7 +51,7 @@ def test_the_table_says_what_the_scores_say(male, scores):
     gap = male.gaps["accuracy"]
     (line,) = [line for line in lines[at + 3 :] if line.startswith("Smiling")]
     worst = int(male.worst[5])
-    interval = f"[{100 * gap.low[5]:.1f}, {100 * gap.high[5]:.1f}]"
+    interval = f"[{100 * gap.low[5]:.1f}, {100 * gap.high[5]:.1f}]".replace("-", "−")
     assert line.split()[1:4] == [f"Male={worst}", f"({male.counts[worst]})", f"{100 * gap.value[5]:.1f}"]
     assert interval in line
     text = " ".join(" ".join(lines).split())

@@ -62,7 +62,14 @@ def test_signed_bars_grow_from_zero(value, width):
     else:
         assert not text[left:].strip()
         assert text[:left] == text[:left].rstrip().rjust(left)
-        assert bool(text.strip()) == (round(8 * left * value / -0.2) > 0)
+        filled = max(0.5 / (width - left), 0.2 / left)  # as much as a cell to the right of zero
+        assert bool(text.strip()) == (round(8 * value / -filled) > 0)
+
+
+def test_a_small_loss_is_a_short_bar_beside_large_gains():
+    """Both sides have one scale: a tenth of a point is next to nothing where the largest gain is forty."""
+    assert not signed_bar(-0.001, -0.001, 0.409, 16, ("red", "cyan")).plain.strip()
+    assert signed_bar(-0.409, -0.409, 0.409, 16, ("red", "cyan")).plain == "████████        "
 
 
 # --- for people
@@ -167,7 +174,11 @@ def test_compare_table_marks_only_what_exceeds_its_interval(comparison):
         assert "▲" not in row(lines, name)
     male = row(lines, "Male")
     first, second = comparison.first["accuracy"][2], comparison.second["accuracy"][2]
-    assert male[1:4] == [f"{100 * first:.1f}", f"{100 * second:.1f}", f"{100 * (second - first):+.1f}"]
+    assert male[1:4] == [
+        f"{100 * first:.1f}",
+        f"{100 * second:.1f}",
+        f"{100 * (second - first):+.1f}".replace("-", "−"),
+    ]
 
 
 def test_compare_table_knows_that_less_brier_is_better(comparison):
@@ -222,7 +233,7 @@ def test_a_threshold_below_a_half_still_puts_present_first():
 
 
 @pytest.mark.parametrize(
-    ("prob", "text"), [(0.0, "0%"), (0.001, "<1%"), (0.5, "50%"), (0.994, "99%"), (0.999, ">99%"), (1.0, "100%")]
+    ("prob", "text"), [(0.0, "<1%"), (0.001, "<1%"), (0.5, "50%"), (0.994, "99%"), (0.999, ">99%"), (1.0, ">99%")]
 )
 def test_percentages_are_not_rounded_to_certainty(prob, text):
     lines = shown(predict_table(Prediction("f", {"A": prob})), 80)

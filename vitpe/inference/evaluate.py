@@ -72,7 +72,7 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
             loaded = _refit(loaded, tuple(options.by), opened(FIT_SPLIT, size), device, reporter, options.refit)
         elif options.fits:
             fitted_on = answer(loaded, FIT_SPLIT, opened(FIT_SPLIT, size), device, reporter)
-            loaded = fit(loaded, fitted_on, options)
+            loaded = fit(loaded, fitted_on, options, reporter.note)
             info = loaded.info
             thresholds, calibration = thresholds_in_words(info), calibration_in_words(info) or "none"
             reporter.note(f"{path} now has thresholds {thresholds}, calibration {calibration}")

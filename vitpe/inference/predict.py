@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitpe.config import Precision
+from vitpe.data.image_files import is_image
 from vitpe.data.images import Pixels, Remarks, center_crop, crop_and_resize, decode
 from vitpe.errors import VitpeError
 from vitpe.files import make_folder, write_atomic
@@ -319,7 +320,8 @@ def make_pictures_folder(folder: Path) -> None:
 
 def picture_name(number: int, name: str) -> str:
     """No two images share one, and it sorts as they came."""
-    stem = os.fsencode(Path(name).name)[:_PICTURE_NAME_BYTES]
+    name = Path(name).stem if is_image(name) else Path(name).name
+    stem = os.fsencode(name)[:_PICTURE_NAME_BYTES]
     return f"{number:08d}-{os.fsdecode(stem)}.png"
 
 

@@ -87,7 +87,7 @@ class _GroupComparisonTable:
         style, mark = "", ""
         if change.exceeds[at]:
             style, mark = ("green", glyphs.better) if change.value[at] > 0 else ("red", glyphs.worse)
-        ends = _ACCURACY.interval(float(change.low[at]), float(change.high[at]), 0, signed=True)
+        ends = _ACCURACY.interval(float(change.low[at]), float(change.high[at]), glyphs, 0, signed=True)
         return [
             Text(_ACCURACY.text(before, glyphs)),
             Text(_ACCURACY.text(after, glyphs)),

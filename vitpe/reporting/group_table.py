@@ -119,7 +119,10 @@ class _GroupTable:
             table.add_column(_GAP_HEADINGS[gap], _PERCENT.text(mean.value, glyphs), justify="right", width=_NUMBER)
             if gap in with_interval:
                 table.add_column(
-                    "95 % interval", Text(_interval(mean.low, mean.high), style="dim"), justify="right", width=_INTERVAL
+                    "95 % interval",
+                    Text(_interval(mean.low, mean.high, glyphs), style="dim"),
+                    justify="right",
+                    width=_INTERVAL,
                 )
         for a in self.order:
             cells = [Text(printable(groups.attributes[a])), Text(self._worst(a, glyphs))]
@@ -128,7 +131,7 @@ class _GroupTable:
                 low, high = float(found.low[a]), float(found.high[a])
                 cells.append(Text(_PERCENT.text(found.value[a], glyphs), style=_WORST_STYLE if low > 0 else ""))
                 if gap in with_interval:
-                    cells.append(Text(_interval(low, high), style="dim"))
+                    cells.append(Text(_interval(low, high, glyphs), style="dim"))
             table.add_row(*cells)
         return table
 
@@ -150,7 +153,7 @@ class _GroupTable:
         if not np.isnan(accuracies).all():
             a = int(np.nanargmin(accuracies))
             worst = groups.worst[a]
-            ends = _interval(float(groups.accuracy_low[worst, a]), float(groups.accuracy_high[worst, a]))
+            ends = _interval(float(groups.accuracy_low[worst, a]), float(groups.accuracy_high[worst, a]), glyphs)
             value = f"{_PERCENT.text(accuracies[a], glyphs)} {ends}".strip()
             grid.add_row("worst of all", f"{printable(groups.attributes[a])} in {self._worst(a, glyphs)}: {value}")
         if groups.num_outside:
@@ -182,8 +185,8 @@ class _GroupTable:
 
 
 def _mean(mean: Mean, glyphs: Glyphs) -> str:
-    return f"{_PERCENT.text(mean.value, glyphs, 1)} {_PERCENT.interval(mean.low, mean.high)}".strip()
+    return f"{_PERCENT.text(mean.value, glyphs, 1)} {_PERCENT.interval(mean.low, mean.high, glyphs)}".strip()
 
 
-def _interval(low: float, high: float) -> str:
-    return _PERCENT.interval(low, high, 0)
+def _interval(low: float, high: float, glyphs: Glyphs) -> str:
+    return _PERCENT.interval(low, high, glyphs, 0)

@@ -29,19 +29,22 @@ class MetricFormat:
     graded: bool = False
 
     def text(self, value: float, glyphs: Glyphs = UNICODE, more_digits: int = 0, signed: bool | None = None) -> str:
-        """`value` as text; a dash for NaN, and no sign before zero."""
+        """`value` as text; a dash for NaN, a real minus, and no sign before zero."""
         if math.isnan(value):
             return glyphs.dash
         digits = self.digits + more_digits
         scaled = round(100 * value if self.percent else value, digits) + 0.0  # never -0.0
         with_sign = self.signed if signed is None else signed
-        return f"{scaled:+.{digits}f}" if with_sign and scaled else f"{scaled:.{digits}f}"
+        text = f"{scaled:+.{digits}f}" if with_sign and scaled else f"{scaled:.{digits}f}"
+        return text.replace("-", glyphs.minus)
 
-    def interval(self, low: float, high: float, more_digits: int = 1, signed: bool | None = None) -> str:
+    def interval(
+        self, low: float, high: float, glyphs: Glyphs = UNICODE, more_digits: int = 1, signed: bool | None = None
+    ) -> str:
         """ "[86.90, 87.35]"; empty where there is no interval."""
         if math.isnan(low):
             return ""
-        return "[{}, {}]".format(*(self.text(end, UNICODE, more_digits, signed) for end in (low, high)))
+        return "[{}, {}]".format(*(self.text(end, glyphs, more_digits, signed) for end in (low, high)))
 
 
 FORMATS: Final[Mapping[str, MetricFormat]] = {

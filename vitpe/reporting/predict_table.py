@@ -45,12 +45,10 @@ def _error(prediction: Prediction) -> RenderableType:
 
 
 def percent(prob: float) -> str:
-    """Whole per cent; 0 and 100 only for what is nothing and all to two digits more."""
-    if 0.995 <= prob < 0.99995:
+    """Whole per cent; never 0 or 100, of which no model is sure, and so that no number stands below a smaller one."""
+    if prob >= 0.995:
         return ">99%"
-    if 0.00005 <= prob < 0.005:
-        return "<1%"
-    return f"{100 * prob:.0f}%"
+    return "<1%" if prob < 0.005 else f"{100 * prob:.0f}%"
 
 
 @dataclass(frozen=True)

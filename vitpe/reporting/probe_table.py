@@ -136,5 +136,5 @@ def _difference(metric: str, change: PairedDifference | None, at: int | tuple[()
     shown = FORMATS[metric]
     return (
         Text(shown.text(value, glyphs, signed=True), style=style),
-        Text(shown.interval(low, high, 0, signed=True), style="dim"),
+        Text(shown.interval(low, high, glyphs, 0, signed=True), style="dim"),
     )

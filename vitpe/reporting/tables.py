@@ -151,7 +151,7 @@ class _EvalTable:
             for metric, label in list(SUMMARY.items())[row::num_rows]:
                 mean, shown = self.scores.means[metric], FORMATS[metric]
                 value = Text(shown.text(mean.value, glyphs, 1), style="bold" if metric == "accuracy" else "")
-                cells += [label, value, Text(shown.interval(mean.low, mean.high))]
+                cells += [label, value, Text(shown.interval(mean.low, mean.high, glyphs))]
             grid.add_row(*cells)
         return grid
 
@@ -264,7 +264,7 @@ class _CompareTable:
                 Text(mark, style=style),
             ]
             if with_interval:
-                row.append(Text(shown.interval(low, high, 0, signed=True), style="dim"))
+                row.append(Text(shown.interval(low, high, glyphs, 0, signed=True), style="dim"))
             if plot_width:
                 row.append(interval_plot(value, low, high, reach, plot_width, style or "dim", glyphs))
             return list(row)
@@ -307,7 +307,7 @@ class _CompareTable:
                 shown.text(before, glyphs, 1),
                 shown.text(after, glyphs, 1),
                 Text(shown.text(float(change.value), glyphs, 1, signed=True), style=style),
-                Text(shown.interval(float(change.low), float(change.high), signed=True), style="dim"),
+                Text(shown.interval(float(change.low), float(change.high), glyphs, signed=True), style="dim"),
                 Text(verdict, style=style or "dim"),
             )
         return table

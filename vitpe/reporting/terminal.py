@@ -19,6 +19,7 @@ class Glyphs:
     right_eighth: str = "▕"
     right_half: str = "▐"
     dash: str = "–"
+    minus: str = "−"
     dot: str = "·"
     ellipsis: str = "…"
     better: str = "▲"
@@ -35,6 +36,7 @@ ASCII = Glyphs(
     right_eighth="#",
     right_half="#",
     dash="-",
+    minus="-",
     dot="|",
     ellipsis="~",
     better="+",
@@ -73,7 +75,8 @@ def signed_bar(
 ) -> Text:
     """A bar to the right of zero for a positive value and to its left for a negative one; blank for NaN.
 
-    low <= 0 <= high: what the ends of the `width` cells stand for. styles: of negative and of positive bars.
+    low <= 0 <= high: what is to fit into the `width` cells, on one scale to both sides. styles: of negative and of
+    positive bars.
     """
     span = high - low
     if math.isnan(value) or span <= 0 or width < 2:
@@ -82,7 +85,8 @@ def signed_bar(
     if value >= 0:
         return Text(" " * left + bar(value / high if high else 0, width - left, glyphs), style=styles[1])
     # Only these blocks fill from the right: an eighth of a cell, a half, the whole.
-    whole, rest = divmod(round(8 * left * value / low), 8)
+    per_cell = max(-low / left, high / (width - left))
+    whole, rest = divmod(round(8 * value / -per_cell), 8)
     part = "" if rest == 0 else glyphs.right_eighth if rest < 3 else glyphs.right_half
     return Text((part + glyphs.eighths[-1] * whole)[-left:].rjust(left).ljust(width), style=styles[0])
 

@@ -62,7 +62,7 @@ def _draw_means(sheet: Sheet, x: float, ablations: Ablations, metric: str, title
     for row, (name, value) in enumerate(values.items(), 1):
         change = ablations.parts[name].mean_change[metric]
         ends = (mean.value + float(change.low), mean.value + float(change.high))
-        text = FORMATS[metric].text(float(change.value), signed=True).replace("-", "−")
+        text = FORMATS[metric].text(float(change.value), signed=True)
         _draw_row(sheet, axis, row, name, value, ends, chance, CHANGED, text)
 
 
@@ -78,7 +78,7 @@ def _draw_losers(sheet: Sheet, x: float, ablations: Ablations) -> None:
     axis = _Axis(x + LABELS, BARS, min(*lows, -0.01), max(0.0, max(float(changes.high[a]) for a in rows)))
     axis.draw(sheet, NUM_LOSERS, 0.0)
     for row, a in enumerate(rows):
-        text = FORMATS[metric].text(float(changes.value[a]), signed=True).replace("-", "−")
+        text = FORMATS[metric].text(float(changes.value[a]), signed=True)
         ends = (float(changes.low[a]), float(changes.high[a]))
         name = printable(ablations.attributes[a])
         _draw_row(sheet, axis, row, name, float(changes.value[a]), ends, 0.0, CHANGED, text)
