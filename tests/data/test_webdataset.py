@@ -17,6 +17,7 @@ from vitpe.config import DataConfig
 from vitpe.data.shards import expand_braces
 from vitpe.data.sources import open_samples
 from vitpe.data.tar_files import members, read_part
+from vitpe.data.webdataset import FlatJson
 from vitpe.errors import VitpeError
 from vitpe.files import stamp_at
 from vitpe.inference.inputs import expand
@@ -228,6 +229,36 @@ def test_archives_and_parquet_files_in_lists_and_patterns(drawn, predicted, tmp_
     assert [record["file"] for record in read_jsonl(predicted(drawn / "webdataset" / "*.tar"))] == files
     listed = [each.name for each in expand(["-"], io.BytesIO("\n".join(map(str, archives)).encode()), b"\n")]
     assert listed == files
+
+
+values = st.sampled_from([0, 1, -1, 2, True, False, None, 1.0, "x", "a, b", '1, "b": 0', [0, 1], {"c": 1, "d": 0}])
+objects = st.dictionaries(st.sampled_from(["a", "b", 'c"', "d, e", "é"]), values, max_size=4)
+spellings = st.sampled_from([{}, {"separators": (",", ":")}, {"separators": (",", ": ")}, {"indent": 1}])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(objects, spellings, st.sampled_from(["{}", " {}", "{}\n", "{},", "{}}}", "{{"])), max_size=12)
+)
+def test_labels_are_what_json_reads(documents):
+    """Whatever was read before; and no object but json's has been taken from it."""
+    parser = FlatJson()
+    for found, spelling, around in [*documents, *documents]:
+        data = around.replace("{}", json.dumps(found, **spelling)).encode()
+        try:
+            expected = json.loads(data)
+        except ValueError:
+            with pytest.raises(ValueError):
+                parser.parse(data)
+        else:
+            read = parser.parse(data)
+            assert read == expected and [*map(type, read.values())] == [*map(type, expected.values())]
+            assert list(read) == list(expected)
+    for data in (b'{"a": 1,"b": 0, "s": "x, y"}', b'{"a": 1,"b": 0}', b'{"a": 0, "a": 1}'):
+        try:
+            assert parser.parse(data) == json.loads(data) and data.count(b'"a"') == 1
+        except ValueError:
+            assert data.count(b'"a"') == 2
 
 
 @pytest.fixture

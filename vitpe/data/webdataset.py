@@ -22,6 +22,7 @@ from vitpe.text import brief
 
 IMAGES: Final = ("jpg", "jpeg", "png", "webp")
 _LABELS: Final = ("json", "cls")
+_MAX_FIELDS: Final = 10_000
 _MAX_LABEL_BYTES: Final = 1_000_000
 _LACKS: Final = "each image needs KEY.json with all of its labels, or KEY.cls"
 
@@ -231,6 +232,7 @@ class _Labels:
     _vocabularies: list[Vocabulary] = field(default_factory=list)
     _codes: "array[int]" = field(default_factory=lambda: array("B"))
     _known: set[str] = field(default_factory=set)
+    _json: "FlatJson" = field(default_factory=lambda: FlatJson())
     _first: str = ""
 
     def append(self, images: ShardImages, key: str, files: dict[str, Member]) -> None:
@@ -245,7 +247,7 @@ class _Labels:
             raise VitpeError(f"{where}.{kind} has {member.size:,} bytes", _LACKS)
         data = _read_member(images.shard.path, member, images.stamp) if member.data is None else member.data
         try:
-            found = json.loads(data, object_pairs_hook=_object) if kind == "json" else {"cls": int(data)}
+            found = self._json.parse(data) if kind == "json" else {"cls": int(data)}
         except (ValueError, RecursionError) as error:
             raise VitpeError(f"{where}.{kind} cannot be read: {_brief(error)}", _LACKS) from error
         if not isinstance(found, dict):
@@ -347,6 +349,31 @@ def _flat(found: dict[str, Any]) -> dict[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int)
+
+
+class FlatJson:
+    """json.loads for many objects of the same names and few values, each of whose fields is parsed once: a document
+    that is `{`, fields that were seen, parted by ", ", and `}`, is the object of these fields.
+    """
+
+    def __init__(self) -> None:
+        self._fields: dict[bytes, tuple[str, Any]] = {}
+
+    def parse(self, data: bytes) -> Any:
+        """As json.loads; ValueError for a name that is there twice, and what is no JSON."""
+        parts = data[1:-1].split(b", ") if data[:1] == b"{" and data[-1:] == b"}" else []
+        try:
+            if parts:
+                return _object([self._fields[part] for part in parts])
+        except KeyError:
+            pass
+        found = json.loads(data, object_pairs_hook=_object)
+        if isinstance(found, dict) and len(parts) == len(found) and len(self._fields) < _MAX_FIELDS:
+            for part, (name, value) in zip(parts, found.items(), strict=True):
+                is_small = value is None or isinstance(value, int)
+                if is_small and part == f"{json.dumps(name)}: {json.dumps(value)}".encode():
+                    self._fields[part] = name, value
+        return found
 
 
 def _hashable(value: Any) -> Any:
