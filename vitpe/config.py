@@ -21,6 +21,8 @@ Precision = Literal["fp32", "bf16"]
 
 LAYER_NORM_EPS = 1e-6  # of the original ViT (arXiv:2010.11929) and of timm
 STEM_STRIDE = 8  # of a stem's last features: three convolutions, each halving the sides
+ROPE_BASE = 10  # of rotary embeddings' frequencies, which fall from 1 to nearly 1 / ROPE_BASE (arXiv:2403.13298)
+ROPE_GRID = (13, 11)  # rows and columns on which a step from patch to patch is a step of 1 for these
 
 
 MAX_PARTING = 5
@@ -39,6 +41,8 @@ class ModelConfig:
 
     global_pool: what the logits are read from: the class "token", the "avg" of the patches' tokens, or "queries", one
     an attribute that attends to all tokens, beside the class token (vitpe.model.pooling), of which timm knows nothing.
+    rope: rotary position embedding beside pos_embed, along the "axial" directions or in learned, "mixed" ones
+    (vitpe.model.rope).
     stem_width: channels of the first layer of a convolutional stem beside the patch projection (vitpe.model.stem), of
     which timm knows nothing; 0 for none.
     """
@@ -53,6 +57,7 @@ class ModelConfig:
     mlp_ratio: Annotated[float, Bounds(0, 100, above=True)] = 4.0
     global_pool: Literal["token", "avg", "queries"] = "token"
     pos_embed: Literal["learned", "sincos"] = "learned"
+    rope: Literal["none", "axial", "mixed"] = "none"
     stem_width: Annotated[int, Bounds(0, 8_192)] = 0
     drop_path_rate: Annotated[float, _SHARE] = 0.0
 
@@ -75,6 +80,11 @@ class ModelConfig:
             "sine-cosine position embeddings need that",
         )
         require(
+            self.rope == "none" or self.head_dim % 4 == 0,
+            f"heads of {self.head_dim} channels, which is not a multiple of 4",
+            "rotary position embeddings need that",
+        )
+        require(
             self.mlp_dim >= 1,
             f"mlp_ratio {self.mlp_ratio} of embed_dim {self.embed_dim} leaves the MLPs no width",
             "choose a larger mlp_ratio: 4 is usual",
@@ -84,6 +94,11 @@ class ModelConfig:
             f"patch_size {self.patch_size} is not a multiple of {STEM_STRIDE}",
             "a convolutional stem halves the image three times; model.stem_width=0 does without",
         )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head of attention."""
+        return self.embed_dim // self.num_heads
 
     @property
     def mlp_dim(self) -> int:

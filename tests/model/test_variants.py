@@ -22,6 +22,8 @@ from vitpe.training.train import train
 RECIPE = {"train__whiten": True, "train__patch_keep": 0.5, "train__ema_decay": 0.9, "model__depth": 2}
 VARIANTS: dict[str, dict[str, Any]] = {
     "queries": {"model__global_pool": "queries"},
+    "axial RoPE": {"model__rope": "axial"},
+    "mixed RoPE and queries": {"model__rope": "mixed", "model__global_pool": "queries"},
     "queries and stem": {"model__global_pool": "queries", "model__stem_width": 8},
 }
 

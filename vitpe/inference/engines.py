@@ -72,7 +72,7 @@ class NumpyEngine:
         tokens = self._classifier.embed(image)
 
         def one(kept: NDArray[np.intp]) -> NDArray[np.float32]:
-            return self._classifier.classify(np.concatenate([tokens[:1], tokens[1:][kept]]))
+            return self._classifier.classify(np.concatenate([tokens[:1], tokens[1:][kept]]), kept)
 
         def logits(keep: NDArray[np.intp]) -> NDArray[np.float64]:
             with ThreadPoolExecutor(num_cpus()) as pool:

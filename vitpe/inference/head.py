@@ -30,8 +30,8 @@ class HeadInputs(VisionTransformer):
         self.eval()
         self._attributes = tuple(attributes)
 
-    def classify(self, tokens: Tensor) -> Tensor:
-        return self.head_inputs(tokens, self._attributes).flatten(1)
+    def classify(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        return self.head_inputs(tokens, self._attributes, keep).flatten(1)
 
 
 Answering = Callable[[VisionTransformer], NDArray[np.float64]]

@@ -19,6 +19,7 @@ from vitpe.config import PRESETS, ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.facts import Grid, ModelFacts, split_rows, tokens_before_patches
 from vitpe.model.pooling import QUERY_TENSORS, QueryPool
+from vitpe.model.rope import RotaryEmbedding
 from vitpe.model.vit import VisionTransformer
 
 Origin = Literal["timm", "torchvision", "huggingface"]
@@ -65,6 +66,7 @@ _MARKS: tuple[tuple[str, Origin, tuple[tuple[str, str], ...]], ...] = (
 _UNUSED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token", "mask_token")
 _DECODER = re.compile(r"decoder[._]")  # of masked autoencoders
 _QUERIES = "query_pool."  # of ours alone
+_FREQUENCIES = "rope.freqs"
 _SHOWN = 5  # names in a note
 
 
@@ -111,6 +113,7 @@ def convert_state_dict(
     rows = _convert_head(found, expected, attributes, facts, notes)
     if model_config.global_pool == "queries":
         _convert_queries(found, model_config, rows, notes)
+    _convert_rope(found, model_config, facts, notes)
     _check_places(found, expected)
     _convert_pos_embed(found, model_config, facts, grid, notes)
     _check(found, expected)
@@ -283,6 +286,22 @@ def _convert_queries(
         for ours, old in rows:
             new[ours] = found[key][old].float()
         found[key] = new
+
+
+def _convert_rope(found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts, notes: list[str]) -> None:
+    """Frequencies are of the image and fit any grid. Whoever turns tokens otherwise than in training is told."""
+    theirs = facts.rope or ("mixed" if _FREQUENCIES in found else "none")
+    if _FREQUENCIES in found and not facts.is_ours:
+        raise VitpeError(
+            f"the weights have rotary frequencies of another library, {_FREQUENCIES!r}",
+            hint="only those of vitpe are understood: libraries differ in which channels turn together",
+        )
+    if theirs != config.rope:
+        notes.append(f"rope: {config.rope} where the weights were trained with {theirs}, so that their logits change")
+        found.pop(_FREQUENCIES, None)
+        frequencies = RotaryEmbedding(config).freqs
+        if frequencies is not None:
+            found[_FREQUENCIES] = frequencies.detach()
 
 
 def _convert_pos_embed(

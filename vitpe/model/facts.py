@@ -36,6 +36,7 @@ class ModelFacts:
 
     grid_size: (rows, columns) of patches. num_heads: of attention. classes: names of the head's rows, in their order.
     width: of the model that is meant: another one's configuration may have been left in the folder.
+    rope: kind of rotary embedding, as ModelConfig has it.
     is_ours: said by our own metadata in the file, which must be true; a configuration beside it may be of another.
     """
 
@@ -44,6 +45,7 @@ class ModelFacts:
     num_heads: int | None = None
     classes: tuple[str, ...] | None = None
     width: int | None = None
+    rope: str | None = None
     is_ours: bool = False
 
 

@@ -151,7 +151,7 @@ def classify_kept(classifier: PixelClassifier | FoldedClassifier, image: Tensor,
     with torch.inference_mode(), autocast(image.device):
         tokens = classifier.embed(image)
         cls_token = tokens[:, :1].expand(len(keep), -1, -1)
-        logits: Tensor = classifier.model.classify(torch.cat([cls_token, tokens[0, 1:][keep]], dim=1))
+        logits: Tensor = classifier.model.classify(torch.cat([cls_token, tokens[0, 1:][keep]], dim=1), keep)
     return logits.float()
 
 

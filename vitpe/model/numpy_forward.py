@@ -1,6 +1,6 @@
-"""The forward pass of vit.py, stem.py and pooling.py in numpy, for one image: an answer before torch is imported.
+"""The forward pass of vit.py and its parts in numpy, for one image: an answer before torch is imported.
 
-It reads beside those three, name by name. Legend for shapes: C channels, H W pixels, P patch side, N patches, D width,
+It reads beside them, name by name. Legend for shapes: C channels, H W pixels, P patch side, N patches, D width,
 T tokens, h heads, A attributes.
 """
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from vitpe.config import LAYER_NORM_EPS, STEM_STRIDE, ModelConfig
+from vitpe.config import LAYER_NORM_EPS, ROPE_BASE, STEM_STRIDE, ModelConfig
+from vitpe.model.shapes import patch_coordinates
 
 Array = NDArray[np.float32]
 
@@ -35,18 +36,19 @@ class NumpyClassifier:
         self._shift = (-np.array(mean) / std).astype(np.float32)
         # Channels last, as pixels lie in memory.
         self._filters = weights["patch_embed.proj.weight"].transpose(0, 2, 3, 1).reshape(config.embed_dim, -1)
+        self._rotations = self._rotate_patches() if config.rope != "none" else None
         self._folded = self._fold_queries() if config.global_pool == "queries" else None
 
     def __call__(self, image: NDArray[np.uint8]) -> Array:
         """(C, H, W) → (A,)"""
         return self.classify(self.embed(image))
 
-    def classify(self, tokens: Array) -> Array:
-        """Tokens (T, D), the class token first, of all patches or of some → logits (A,)."""
-        pool, last = self.config.global_pool, f"blocks.{self.config.depth - 1}"
-        for number in range(self.config.depth - 1):
-            tokens = self._transform(self._mix(tokens, f"blocks.{number}"), f"blocks.{number}")
-        mixed = self._mix(tokens, last, first_only=pool == "token")
+    def classify(self, tokens: Array, keep: NDArray[np.intp] | None = None) -> Array:
+        """Tokens (T, D), the class token first → logits (A,). keep: numbers (T - 1,) of their patches, None for all."""
+        pool, last = self.config.global_pool, self.config.depth - 1
+        for number in range(last):
+            tokens = self._transform(self._mix(tokens, number, keep), number)
+        mixed = self._mix(tokens, last, keep, first_only=pool == "token")
         if pool == "avg":
             pooled = self._norm(self._transform(mixed, last)[1:].mean(axis=0, keepdims=True), "fc_norm")
         else:
@@ -109,22 +111,41 @@ class NumpyClassifier:
         out += self._weights[f"{name}.bias"]
         return out.reshape(height, width, -1)
 
-    def _mix(self, tokens: Array, name: str, first_only: bool = False) -> Array:
+    def _rotate_patches(self) -> tuple[Array, Array]:
+        """Cosines and signed sines (blocks, h, N, d) as RotaryEmbedding's; one block and head for all with "axial"."""
+        if self.config.rope == "mixed":
+            freqs = self._weights["rope.freqs"]
+        else:
+            quarter = self.config.head_dim // 4
+            falling = ROPE_BASE ** (-np.arange(quarter, dtype=np.float32) / quarter)
+            freqs = np.kron(np.eye(2, dtype=np.float32), falling)[:, None, None]
+        x, y = patch_coordinates(self.config.grid_size).T[:, :, None]
+        angles = x * freqs[0][:, :, None] + y * freqs[1][:, :, None]
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
+
+    def _mix(self, tokens: Array, number: int, keep: NDArray[np.intp] | None, first_only: bool = False) -> Array:
         """A block's attention: (T, D) → (T, D); with `first_only` the first token alone, (1, D)."""
-        attended = self._attend(self._norm(tokens, f"{name}.norm1"), f"{name}.attn", first_only)
+        attended = self._attend(self._norm(tokens, f"blocks.{number}.norm1"), number, keep, first_only)
         mixed: Array = (tokens[:1] if first_only else tokens) + attended
         return mixed
 
-    def _transform(self, tokens: Array, name: str) -> Array:
+    def _transform(self, tokens: Array, number: int) -> Array:
         """A block's MLP: (T, D) → (T, D)"""
+        name = f"blocks.{number}"
         hidden = gelu(self._linear(self._norm(tokens, f"{name}.norm2"), f"{name}.mlp.fc1"))
         return tokens + self._linear(hidden, f"{name}.mlp.fc2")
 
-    def _attend(self, tokens: Array, name: str, first_only: bool) -> Array:
+    def _attend(self, tokens: Array, number: int, keep: NDArray[np.intp] | None, first_only: bool) -> Array:
         """softmax(q kᵀ / √(D/h)) v, and its projection: (T, D) → (T, D), or (1, D)."""
-        dim, num_heads = self.config.embed_dim, self.config.num_heads
+        dim, num_heads, name = self.config.embed_dim, self.config.num_heads, f"blocks.{number}.attn"
         qkv = self._linear(tokens, f"{name}.qkv").reshape(len(tokens), 3, num_heads, -1).transpose(1, 2, 0, 3)
         q, k, v = qkv
+        if self._rotations is not None:
+            cosines, sines = (part[min(number, len(part) - 1)] for part in self._rotations)
+            cosines, sines = (part if keep is None else part[:, keep] for part in (cosines, sines))
+            turned = qkv[:2, :, 1:]
+            qkv[:2, :, 1:] = turned * cosines + np.roll(turned, self.config.head_dim // 2, axis=-1) * sines
         q = q[:, :1] if first_only else q
         scale = np.float32((dim // num_heads) ** -0.5)
         weights = _softmax((q * scale).astype(np.float32, copy=False) @ k.transpose(0, 2, 1))

@@ -38,7 +38,8 @@ class Observer:
         """The first block's attention (h, N, N) between patches whose tokens before it are (N, D)."""
         self._on_layer = None
         with torch.inference_mode():
-            self.model.blocks[0](self.model.add_cls_token(patches[None]))
+            tokens = self.model.add_cls_token(patches[None])
+            self.model.blocks[0](tokens, self.model.rotations(tokens)[0])
         weights: Tensor = _between_patches(self._weights.pop())
         return weights.squeeze(0)
 

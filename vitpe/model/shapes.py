@@ -1,10 +1,13 @@
 """The tensors that a VisionTransformer holds, by name and shape. Torch-free: a file is held against them first."""
 
-from vitpe.config import STEM_STRIDE, ModelConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from vitpe.config import ROPE_GRID, STEM_STRIDE, ModelConfig
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The state dict's names, timm's but for a stem's and attribute queries', in its order."""
+    """The state dict's names, timm's but for those of a stem, attribute queries and RoPE."""
     dim, hidden = config.embed_dim, config.mlp_dim
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, dim),
@@ -28,7 +31,21 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.global_pool == "queries":
         shapes |= {f"query_pool.{name}": (config.num_classes, dim) for name in ("queries", "head_weight")}
         shapes |= {f"query_pool.{name}.weight": (dim, dim) for name in ("key", "value")}
+    if config.rope == "mixed":
+        shapes["rope.freqs"] = (2, config.depth, config.num_heads, dim // config.num_heads // 2)
     return shapes
+
+
+def patch_coordinates(grid_size: tuple[int, int]) -> NDArray[np.float32]:
+    """(N, 2): x and y of each patch of a grid (rows, columns), for rotary embeddings.
+
+    Column and row on a grid of ROPE_GRID; on any other grid the place of the patch's middle in the image has the
+    coordinates that it has there, so that learned frequencies fit all grids.
+    """
+    y, x = (
+        (np.arange(side) + 0.5) * (reference / side) - 0.5 for side, reference in zip(grid_size, ROPE_GRID, strict=True)
+    )
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
 def _linear(name: str, num_out: int, *num_in: int) -> dict[str, tuple[int, ...]]:

@@ -1,22 +1,23 @@
 """VisionTransformer: images (B, C, H, W) → patches (B, N, C·P·P) → tokens (B, 1+N, D) → logits (B, A).
 
-The pre-norm Vision Transformer of arXiv:2010.11929 on rectangular grids. State-dict keys are timm's; a stem and
-attribute queries have their own.
+The pre-norm Vision Transformer of arXiv:2010.11929 on rectangular grids. State-dict keys are timm's; a stem,
+attribute queries and rotary embeddings have their own.
 Legend for shapes: B batch, C channels, H W pixels, P patch side, N = rows · columns patches, K kept ones, D width,
 T tokens, A attributes.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from vitpe.config import LAYER_NORM_EPS, ModelConfig
 from vitpe.model.pooling import QueryPool
+from vitpe.model.rope import RotaryEmbedding, Rotation, rotate
 from vitpe.model.stem import ConvStem
+from vitpe.model.take import take_patches
 
 
 class PatchEmbed(nn.Module):
@@ -45,22 +46,26 @@ class Attention(nn.Module):
         self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attend
         """Replaced where the weights themselves are asked for: vitpe.model.relevance."""
 
-    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
-        """(B, T, D) → (B, T, D); with `first_only` the first token's output alone, (B, 1, D), at its lower cost."""
+    def forward(self, tokens: Tensor, rotation: Rotation | None = None, first_only: bool = False) -> Tensor:
+        """(B, T, D) → (B, T, D); with `first_only` the first token's output alone, (B, 1, D), at its lower cost.
+
+        rotation: turns queries and keys by where their patches are; the first token stands still.
+        """
         b, t, d = tokens.shape
         if first_only:
             weight, bias = self.qkv.weight, self.qkv.bias
-            q = self._split_heads(linear(tokens[:, :1], weight[:d], bias[:d]))
-            k, v = (self._split_heads(linear(tokens, weight[i : i + d], bias[i : i + d])) for i in (d, 2 * d))
+            q, k, v = (
+                linear(x, weight[i : i + d], bias[i : i + d]).view(b, -1, 1, self.num_heads, d // self.num_heads)
+                for x, i in ((tokens[:, :1], 0), (tokens, d), (tokens, 2 * d))
+            )
+            k = k if rotation is None else rotate(k, rotation)
         else:
             qkv = self.qkv(tokens).view(b, t, 3, self.num_heads, d // self.num_heads)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            qk, v = qkv[:, :, :2], qkv[:, :, 2:]
+            q, k = (qk if rotation is None else rotate(qk, rotation)).split(1, dim=2)
+        q, k, v = (part.squeeze(2).transpose(1, 2) for part in (q, k, v))
         out: Tensor = self.proj(self.attend(q, k, v).transpose(1, 2).reshape(b, -1, d))
         return out
-
-    def _split_heads(self, features: Tensor) -> Tensor:
-        b, t, d = features.shape
-        return features.view(b, t, self.num_heads, d // self.num_heads).transpose(1, 2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -119,13 +124,13 @@ class Block(nn.Module):
         self.drop_path1 = DropPath(drop_path_rate)
         self.drop_path2 = DropPath(drop_path_rate)
 
-    def forward(self, tokens: Tensor, first_only: bool = False) -> Tensor:
-        """(B, T, D) → (B, T, D); with `first_only` the first token alone, (B, 1, D)."""
-        return self.transform(self.mix(tokens, first_only))
+    def forward(self, tokens: Tensor, rotation: Rotation | None = None, first_only: bool = False) -> Tensor:
+        """(B, T, D) → (B, T, D); with `first_only` the first token alone, (B, 1, D). rotation: see Attention."""
+        return self.transform(self.mix(tokens, rotation, first_only))
 
-    def mix(self, tokens: Tensor, first_only: bool = False) -> Tensor:
+    def mix(self, tokens: Tensor, rotation: Rotation | None = None, first_only: bool = False) -> Tensor:
         """The first half, attention, of the shapes of `forward`."""
-        attended = self.attn(self.norm1(tokens), first_only)
+        attended = self.attn(self.norm1(tokens), rotation, first_only)
         out: Tensor = (tokens[:, :1] if first_only else tokens) + self.drop_path1(attended)
         return out
 
@@ -164,6 +169,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(dim, config.num_classes)
         self._initialize()
         self.query_pool = QueryPool(config) if config.global_pool == "queries" else None
+        self.rope = None if config.rope == "none" else RotaryEmbedding(config)
 
     def _initialize(self) -> None:
         """Truncated normals of 0.02 for weights (arXiv:2010.11929's code and timm), zero biases, zero head."""
@@ -184,7 +190,7 @@ class VisionTransformer(nn.Module):
         self, images: Tensor, keep: Tensor | None = None, normalize: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
         """Images (B, C, H, W) → logits (B, A). keep and normalize: see `embed`."""
-        return self.classify(self.embed(images, keep, normalize))
+        return self.classify(self.embed(images, keep, normalize), keep)
 
     def patchify(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → patches (B, N, C·P·P) of the same type, in reading order."""
@@ -219,13 +225,17 @@ class VisionTransformer(nn.Module):
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
         return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
-    def classify(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, T, D) → logits (B, A)."""
-        pooled, mixed = self._encode(tokens)
+    def classify(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens (B, T, D) → logits (B, A). keep: numbers (B, K) of their patches, None for all."""
+        pooled, mixed = self._encode(tokens, keep)
         logits: Tensor = self.head(pooled)
         return logits if self.query_pool is None else logits + self.query_pool(mixed)
 
-    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def rotations(self, tokens: Tensor, keep: Tensor | None = None) -> Sequence[Rotation | None]:
+        """How each block turns the tokens (B, T, D) of these patches (B, K), None for all; None without RoPE."""
+        return [None] * len(self.blocks) if self.rope is None else self.rope(tokens, keep)
+
+    def _encode(self, tokens: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, D) → what the head reads, (B, D), and what attribute queries read: the tokens between the two
         halves of the last block.
 
@@ -233,9 +243,10 @@ class VisionTransformer(nn.Module):
         """
         pool, last = self.config.global_pool, self.blocks[-1]
         assert isinstance(last, Block)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        mixed = last.mix(tokens, first_only=pool == "token")
+        rotations = self.rotations(tokens, keep)
+        for block, rotation in zip(self.blocks[:-1], rotations, strict=False):
+            tokens = block(tokens, rotation)
+        mixed = last.mix(tokens, rotations[-1], first_only=pool == "token")
         tokens = self.norm(last.transform(mixed if pool == "avg" else mixed[:, :1]))
         pooled = tokens[:, 1:].mean(dim=1) if pool == "avg" else tokens[:, 0]
         return self.fc_norm(pooled), mixed
@@ -244,11 +255,11 @@ class VisionTransformer(nn.Module):
         """Each attribute has a row in each of these, (A, D): its logit is the rows · what they read + bias."""
         return [self.head.weight, *([] if self.query_pool is None else [self.query_pool.head_weight])]
 
-    def head_inputs(self, tokens: Tensor, attributes: Sequence[int]) -> Tensor:
+    def head_inputs(self, tokens: Tensor, attributes: Sequence[int], keep: Tensor | None = None) -> Tensor:
         """Tokens (B, T, D) → (B, len(attributes), F): what the rows of these attributes read, those of the F / D
-        `head_weights` one after the other.
+        `head_weights` one after the other. keep: see `classify`.
         """
-        pooled, mixed = self._encode(tokens)
+        pooled, mixed = self._encode(tokens, keep)
         inputs = pooled[:, None].expand(-1, len(attributes), -1)
         if self.query_pool is None:
             return inputs
@@ -266,44 +277,10 @@ class VisionTransformer(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → tokens (B, 1+N, D) after the last block and the final norm, as timm's."""
         tokens = self.embed(images)
-        for block in self.blocks:
-            tokens = block(tokens)
+        for block, rotation in zip(self.blocks, self.rotations(tokens), strict=True):
+            tokens = block(tokens, rotation)
         out: Tensor = self.norm(tokens)
         return out
-
-
-def take_patches(patches: Tensor, keep: Tensor | None) -> Tensor:
-    """Patches (B, N, X), or (N, X) that all images share → (B, K, X): those of the numbers `keep` (B, K), which differ
-    within an image; for None all, as they are.
-    """
-    if keep is None:
-        return patches
-    taken: Tensor = _Take.apply(patches, keep)
-    return taken
-
-
-class _Take(torch.autograd.Function):
-    """Indexing, with a gradient that sums in the order of the images. Indexing's own adds in whatever order a GPU's
-    threads come, so that no two runs have the same digits.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, patches: Tensor, keep: Tensor) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.shape = patches.shape
-        images = torch.arange(keep.shape[0], device=keep.device)[:, None]
-        return patches[keep] if patches.ndim == 2 else patches[images, keep]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        (b, k), (*own, num_patches, width) = keep.shape, ctx.shape
-        rows = torch.cat([gradient.flatten(0, 1), gradient.new_zeros(1, width)])
-        # In which row each image's patches are found: where it has left one out, in the last, of zeros.
-        found = torch.full((b, num_patches), b * k, device=keep.device)
-        found.scatter_(1, keep, torch.arange(b * k, device=keep.device).view(b, k))
-        bags = found.view(-1, 1) if own else found.T.contiguous()
-        return embedding_bag(bags, rows, mode="sum").view(ctx.shape), None
 
 
 def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:

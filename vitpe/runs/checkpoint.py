@@ -130,7 +130,8 @@ def load_foreign(path: Path) -> Foreign:
             info = parse_info(file.metadata, path)
             refuse_history(info, path)
             model = info.model
-            facts = ModelFacts("its metadata", model.grid_size, model.num_heads, info.attributes, is_ours=True)
+            grid, heads = model.grid_size, model.num_heads
+            facts = ModelFacts("its metadata", grid, heads, info.attributes, rope=model.rope, is_ours=True)
         else:
             names = sorted((name for name in file.tensors if name.endswith(_WIDTH_MARKS)), key=len)
             shape = file.tensors[names[0]].shape if names else ()

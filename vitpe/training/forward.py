@@ -26,7 +26,10 @@ class TrainForward(PixelClassifier):
         """As PixelClassifier's."""
         if self.precision == "fp32":
             return super().forward(images, keep)
-        weights = {name: value.bfloat16() for name, value in self.model.named_parameters()}
+        # An angle is many times its frequency and needs more digits.
+        weights = {
+            name: value if name == "rope.freqs" else value.bfloat16() for name, value in self.model.named_parameters()
+        }
         logits: Tensor = torch.func.functional_call(self.model, weights, (images, keep, self._normalize_to_bfloat16))
         return logits.float()
 
