@@ -15,8 +15,8 @@ class RotaryEmbedding(nn.Module):
     """How far the queries and keys of each token are turned in each block (arXiv:2403.13298).
 
     Channels i and i + d/2 of a head, d wide, turn together, by x · freqs[0, i] + y · freqs[1, i] radians for a patch at
-    column x and row y (vitpe.model.shapes.patch_coordinates); the product of a query and a key then depends on how far apart their
-    patches are. The class token is nowhere and stands still.
+    column x and row y (`patch_coordinates` in vitpe.model.shapes); the product of a query and a key then depends on how
+    far apart their patches are. The class token is nowhere and stands still.
 
     With config.rope "axial" the first half of these pairs turns with x and the second with y, in every head and block,
     by fixed frequencies; with "mixed" `freqs` (2, depth, h, d/2), timm's in name and shape, is learned: each head of
