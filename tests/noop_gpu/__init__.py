@@ -22,7 +22,8 @@ from tests.helpers import Finished, run_python
 @dataclass(frozen=True)
 class Ran:
     """What a command left: exit code, stdout, stderr, how often the GPU was asked for what ("launch", "blas", …; see
-    noop_gpu.c), and how often for which kernel.
+    noop_gpu.c), and how often for which kernel. step_ends: the training thread's processor time, in seconds, when it
+    had given the GPU each step.
     """
 
     code: int
@@ -30,6 +31,7 @@ class Ran:
     stderr: str
     counts: Mapping[str, int]
     kernels: Mapping[str, int]
+    step_ends: Sequence[float]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_options, write_celeba
-from tests.noop_gpu import Command, Ran, build, run, unavailable
+from tests.noop_gpu import Command, Ran, build, run, steps, unavailable
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
@@ -107,6 +107,13 @@ def test_a_step_that_cannot_be_captured_goes_on_as_it_is(library: Path, celeba: 
     assert done["train"].counts["graph"] == 0
     assert done["train"].stderr.count("the step does not run as one CUDA graph") == 1
     assert json.loads(done["train"].stdout)["step"] == 8
+
+
+def test_the_calls_of_a_step_are_counted(library: Path, celeba: Path) -> None:
+    step = steps.measure(library, celeba, "tiny", graph=True)
+    assert step["graph"] == 1
+    assert step["calls"] < 40  # without a graph it is nearly 600
+    assert step["host_ms"] > 0
 
 
 def test_one_thread_alone_runs_the_model_in_predict(ran: dict[str, Ran]) -> None:
