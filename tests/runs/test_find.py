@@ -182,3 +182,17 @@ def test_resume_finds_the_newest_run(celeba: Path, here: Path) -> None:
     assert "the run in runs/2 goes on after step 3 of 6" in called.stderr
     called = call_vitpe("train", "--resume", "--run", "runs/1", "--steps", "6", "--device", "cpu")
     assert "the run in runs/1 goes on after step 3 of 6" in called.stderr
+
+
+def test_a_run_that_began_with_weights_is_not_repeated_without(celeba: Path, trained_run: Path, here: Path) -> None:
+    first = trained_run / "best.safetensors"
+    assert call_vitpe("train", *tiny_options(celeba, train__steps=2), "--init", first).code == 0
+    refused = call_vitpe("train", "--config", "runs/1", "--device", "cpu")
+    assert refused.code == 2
+    assert refused.stderr == (
+        f"error: the run in runs/1 began with the weights of {first}\n"
+        f"hint: repeat it with them, or others: --init {first}\n"
+    )
+    assert call_vitpe("train", "--config", "runs/1", "--device", "cpu", "--init", first).code == 0
+    ignore = (".lock", "metrics.csv")
+    assert contents(RUNS / "2", ignore) == contents(RUNS / "1", ignore)

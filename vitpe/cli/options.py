@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
@@ -229,10 +230,12 @@ def configure(
     preset: str | None,
     repeat: Path | None = None,
     resume: Path | None = None,
+    init: Path | None = None,
 ) -> RunConfig:
     """The configuration that `vitpe train` is asked for: `options` by key, None where not given, then --set, on the
     preset's values, or on those of the config.json `repeat`, or of the run in the folder `resume`. Epochs that are
-    given take the place of a stored number of steps. UsageError for what does not fit.
+    given take the place of a stored number of steps. init: the weights that are given, which a run that began with some
+    is not repeated without. UsageError for what does not fit.
     """
     from vitpe.runs.folder import RunFolder
 
@@ -246,6 +249,12 @@ def configure(
         require(repeat.exists(), f"no configuration {repeat}", "name a run's config.json: --config runs/1/config.json")
         run.path, run.config = repeat.parent, repeat
     stored = run.read_config()
+    began_with = None if run.identity is None else run.identity.init
+    if repeat is not None and began_with is not None and init is None:
+        raise UsageError(
+            f"the run in {run.path} began with the weights of {began_with}",
+            f"repeat it with them, or others: --init {quote(began_with)}",
+        )
     if preset not in (None, stored.preset):
         raise UsageError(f"the run in {run.path} has preset {stored.preset}", "leave --preset out")
     if "train.epochs" in given:

@@ -155,7 +155,7 @@ def train(
     from vitpe.cli.trackers import make_trackers
 
     trackers = make_trackers(log or [])
-    config = configure(given, settings or [], preset_name, repeat, run if resume else None)
+    config = configure(given, settings or [], preset_name, repeat, run if resume else None, init)
 
     if launch.world_size == 1:  # of several workers, each must hear what one of them cannot read
         from vitpe.data.sources import check_source

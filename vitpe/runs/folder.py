@@ -53,10 +53,12 @@ class RunIdentity:
     """What tells a run from any other, and the data that it is scored on from any other data.
 
     id: random. valid_fingerprint: of the whole valid split (see data.samples); None where it was not taken.
+    init: the file of weights that it began with, if it did, absolute.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     valid_fingerprint: str | None = None
+    init: str | None = None
 
 
 class RunFolder:

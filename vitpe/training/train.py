@@ -123,7 +123,7 @@ def train(
         context = RunContext(run, device, workers, reporter, stop, told_by_first)
         if workers.is_first:
             with reporter.doing("telling these data from any other"):
-                _identify(run, config, valid_samples, resume)
+                _identify(run, config, valid_samples, resume, init)
         _describe_data(config.data, train_samples, valid_samples, reporter)
         for line in groups.describe() if groups is not None else ():
             reporter.note(line)
@@ -272,12 +272,13 @@ def _open_labelled(config: RunConfig, train: Samples) -> Samples:
     return open_samples(replace(config.data, attributes=None), "train", config.model.img_size, config.train.seed)
 
 
-def _identify(run: RunFolder, config: RunConfig, valid: Samples, resume: bool) -> None:
+def _identify(run: RunFolder, config: RunConfig, valid: Samples, resume: bool, init: Path | None) -> None:
     """Give the locked folder an identity; a run of an earlier version that is resumed may have none."""
     if not resume:
         run.refuse_existing()  # one may have come before the folder was locked
     if run.identity is None:
-        run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, valid))
+        began_with = None if init is None or resume else str(init.absolute())
+        run.identity = RunIdentity(valid_fingerprint=_whole_valid_fingerprint(config, valid), init=began_with)
 
 
 def _whole_valid_fingerprint(config: RunConfig, valid: Samples) -> str | None:
