@@ -134,6 +134,18 @@ def test_a_run_is_probed_along_its_history(run, tmp_path):
     assert (tmp_path / "pe_probe.png").is_file()
 
 
+def test_the_table_along_the_history(run, tmp_path):
+    arguments = ("viz-pe", run, "--probe", "--probe-checkpoints", "3", "--out", tmp_path, *SMALL)
+    records = probed(call_vitpe(*arguments))
+    called = call_vitpe(*arguments, "--format", "table")
+    assert called.code == 0, called.stderr
+    lines = [line.split() for line in called.stdout.splitlines()[-3:]]
+    assert [int(line[0]) for line in lines] == [record["step"] for record in records]
+    for line, record in zip(lines, records, strict=True):
+        lost = [100 * change["average_precision"]["difference"] for change in record["changes"]]
+        assert [float(cell) for cell in line[2:]] == pytest.approx(lost, abs=0.051)
+
+
 def test_layers_know_what_the_embeddings_tell(run, tmp_path):
     """Embeddings that are large and all different tell each patch's place; without them little does."""
     (record,) = probed(call_vitpe("viz-pe", run, "--probe", "--out", tmp_path, *SMALL))

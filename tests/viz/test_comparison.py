@@ -106,7 +106,19 @@ def test_runs_without_a_step_in_common(runs, tmp_path):
     assert called.code == 0, called.stderr
     records = json.loads(called.stdout)
     assert [(record["first"]["step"], record["second"]["step"]) for record in records] == [(0, 7), (400, 13)]
-    assert "no steps in common" in called.stderr
+    assert "no step in common" in called.stderr
+
+
+def test_runs_with_few_steps_in_common(runs, tmp_path):
+    """Both begin at 0, and nothing else is at the same step: that is no reason to show the beginning alone."""
+    other = write_run(tmp_path / "other", 5, 16, 1000)
+    called = call_vitpe(
+        "viz-pe", runs[1], other, "--compare", "--out", tmp_path / "out", "--size", "400", "--no-stills"
+    )
+    assert called.code == 0, called.stderr
+    steps = [(record["first"]["step"], record["second"]["step"]) for record in json.loads(called.stdout)]
+    assert steps == [(0, 0), (100, 250), (200, 500), (300, 750), (400, 1000)]
+    assert "only 1 of their steps in common" in called.stderr
 
 
 def test_what_cannot_be_compared(runs, tmp_path):

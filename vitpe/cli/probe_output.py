@@ -72,7 +72,9 @@ def draw_probe(probes: Sequence[PositionProbe], out: Path, cmap: str) -> None:
 
 
 def show_probe(probes: Sequence[PositionProbe]) -> None:
-    """The last one's table."""
-    from vitpe.reporting.probe_table import probe_table
+    """The last one's table, and a line for each where there are several."""
+    from vitpe.reporting.probe_table import history_table, probe_table
 
     console.show_table(probe_table(probes[-1]))
+    if len(probes) > 1:
+        console.show_table(history_table(probes))

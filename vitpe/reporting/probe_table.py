@@ -38,6 +38,26 @@ def probe_table(probe: PositionProbe) -> RenderableType:
     return _ProbeTable(replace(probe, ablations=named))
 
 
+def history_table(probes: Sequence[PositionProbe]) -> Table:
+    """A line for each checkpoint: mAP, and what of it each change takes, so that one sees when position counts."""
+    table = ruled_table()
+    table.show_footer = False
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("mAP", justify="right", no_wrap=True)
+    for change in CHANGES:
+        table.add_column(change.name, justify="right", min_width=5)
+    shown = FORMATS["average_precision"]
+    for probe in probes:
+        ablations = probe.ablations
+        cells = [Text(shown.text(ablations.means["average_precision"].value))]
+        for change in CHANGES:
+            lost = ablations.parts[change.name].mean_change["average_precision"]
+            style = _LOSS_STYLE if lost.exceeds and lost.value < 0 else "dim"
+            cells.append(Text(shown.text(float(lost.value), signed=True), style=style))
+        table.add_row("–" if probe.info.step is None else f"{probe.info.step:,}", *cells)
+    return table
+
+
 @dataclass(frozen=True)
 class _ProbeTable:
     probe: PositionProbe

@@ -33,7 +33,7 @@ MARGIN: Final = 20
 
 @dataclass(frozen=True)
 class Pair:
-    """The same moment of two runs. share: of the training, where the runs have no steps in common."""
+    """The same moment of two runs."""
 
     first: Checkpoint
     second: Checkpoint
@@ -43,8 +43,8 @@ def compare_histories(first: Path, second: Path, options: VizOptions) -> VizResu
     """Draw both histories in one animation on one scale, and write it into `options.out` as pe_comparison, with the
     last frame as a PNG. The records are of `pair_record`.
 
-    Compared are the steps that both runs have; where these are fewer than two, the same shares of both trainings, which
-    is noted. Raises VitpeError as `load_history` does, and for runs of different grids.
+    Compared are the steps that both runs have; where these are less than half of the shorter history, the same shares
+    of both, which is noted. Raises VitpeError as `load_history` does, and for runs of different grids.
     """
     notes: list[str] = []
     grid = parse_grid(options.grid) if options.grid else None
@@ -95,18 +95,19 @@ def pair_record(pair: Pair, random: Alikeness) -> dict[str, Any]:
 def _pairs(first: Sequence[Checkpoint], second: Sequence[Checkpoint], notes: list[str]) -> list[Pair]:
     by_step = {each.step: each for each in second if each.step is not None}
     shared = [Pair(each, by_step[each.step]) for each in first if each.step in by_step]
-    if len(shared) > 1 or len(first) == len(second) == 1:
-        if len(shared) < max(len(first), len(second)) and len(shared) > 1:
-            notes.append(f"compared at the {len(shared)} steps that both have")
-        return shared if len(shared) > 1 else [Pair(first[0], second[0])]
     count = min(len(first), len(second))
-    if count < 2:
-        notes.append("the last checkpoints are compared: one of the two has no history")
+    if count == 1:
+        if len(first) + len(second) > 2:
+            notes.append("the last checkpoints are compared: one of the two has no history")
         return [Pair(first[-1], second[-1])]
-    notes.append("the runs have no steps in common: compared at the same shares of their checkpoints")
-    return [
-        Pair(first[i], second[j]) for i, j in zip(evenly(len(first), count), evenly(len(second), count), strict=True)
-    ]
+    if 2 * len(shared) >= count:
+        if len(shared) < max(len(first), len(second)):
+            notes.append(f"compared at the {len(shared)} steps that both have")
+        return shared
+    common = f"only {len(shared)} of their steps" if shared else "no step"
+    notes.append(f"the runs have {common} in common: compared at the same shares of their checkpoints")
+    chosen = ([side[index] for index in evenly(len(side), count)] for side in (first, second))
+    return [Pair(*both) for both in zip(*chosen, strict=True)]
 
 
 def _draw(
