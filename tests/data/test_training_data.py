@@ -191,12 +191,14 @@ def test_damaged_archives_and_tables_are_only_ever_refused(tmp_path):
         bench.open_table(name, text.encode(), name, tally)
     for name, data in bench.datasets.items():
         bench.open_dataset(name, data, name, tally)
+    bench.open_corrections(bench.corrections.encode(), "corrections", tally)
     assert not tally.failures
-    assert tally.counts == {"archive: read": 6, "list: read": 4, "table: read": 4, "parquet: read": 3, "tar: read": 3}
+    whole = {"archive": 6, "list": 4, "table": 5, "parquet": 3, "tar": 3, "corrections": 1}
+    assert tally.counts == {f"{kind}: read": count for kind, count in whole.items()}
     for case in range(150):
         bench.run(case, tally)
     assert not tally.failures
-    assert tally.counts.total() == 20 + 3 * 150
+    assert tally.counts.total() == 22 + 4 * 150
 
 
 def test_a_pipe_behind_an_image_ends_a_run_with_a_word(celeba, tmp_path):

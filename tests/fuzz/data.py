@@ -2,11 +2,11 @@
 
     python -m tests.fuzz.data [--cases 3000] [--first 0]
 
-Case n is made from random.Random(n) alone, as an archive of CelebA's images, as a table or list of labels, and as a
-parquet file or a tar archive of WebDataset: --first n --cases 1 repeats it. Each is opened as training opens it, in
-all three splits, and an archive's images are read. The readers may find all well (a flipped bit of a pixel is a
-pixel) or raise a VitpeError with a hint, in under 5 seconds of processor time and a gigabyte of memory. The counts are
-printed as one JSON object; the exit code is 1 when anything else happened.
+Case n is made from random.Random(n) alone, as an archive of CelebA's images, as a table or list of labels, as a parquet
+file or a tar archive of WebDataset, and as a file of corrections: --first n --cases 1 repeats it. Each is opened as
+training opens it, in all three splits, and an archive's images are read. The readers may find all well (a flipped bit
+of a pixel is a pixel) or raise a VitpeError with a hint, in under 5 seconds of processor time and a gigabyte of memory.
+The counts are printed as one JSON object; the exit code is 1 when anything else happened.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from PIL import Image
 from tests.helpers import COLOURS
 from tests.helpers.limits import limit_memory, peak_memory, time_limit
 from vitpe.config import DataConfig
+from vitpe.data.corrections import RelabelledSamples
 from vitpe.data.file_samples import FileSamples
 from vitpe.data.sources import open_samples
 from vitpe.errors import VitpeError
@@ -84,6 +85,7 @@ class Bench:
         self._lists = _lists(list(self._images))
         self.archives = _archives(self._images)
         self.datasets = _datasets(self._images)
+        self.corrections = _corrections(list(self._images))
         self.tables = {**self._lists, **_tables(list(self._images))}
 
     def run(self, case: int, tally: Tally) -> None:
@@ -94,6 +96,7 @@ class Bench:
         self.open_table(name, _damaged_table(rng, text), f"case {case}", tally)
         name, data = rng.choice(list(self.datasets.items()))
         self.open_dataset(name, _damaged_archive(rng, data), f"case {case}", tally)
+        self.open_corrections(_damaged_table(rng, self.corrections), f"case {case}", tally)
 
     def open_archive(self, data: bytes, what: str, tally: Tally) -> None:
         self._put_lists()
@@ -112,6 +115,13 @@ class Bench:
             self._labels.write_bytes(data)
             config = DataConfig(str(self._photos), (str(self._labels),), num_train=3)
             self._open(config, f"{what}, {name}", "table", tally)
+
+    def open_corrections(self, data: bytes, what: str, tally: Tally) -> None:
+        self._labels.write_text(self.tables["plain"])
+        path = self._labels.with_name("corrections.csv")
+        path.write_bytes(data)
+        config = DataConfig(str(self._photos), (str(self._labels),), relabel=str(path))
+        self._open(config, f"{what}, corrections", "corrections", tally)
 
     def open_dataset(self, name: str, data: bytes, what: str, tally: Tally) -> None:
         path = self._celeba.with_name({".parquet": "faces.parquet", ".tar": "valid.tar"}[Path(name).suffix])
@@ -132,7 +142,7 @@ class Bench:
             with time_limit(MAX_SECONDS):
                 for split in SPLITS if kind != "tar" else ("valid",):  # as its name says
                     samples = open_samples(config, split, (16, 24))
-                    assert isinstance(samples, FileSamples)
+                    assert isinstance(samples, FileSamples | RelabelledSamples)
                     assert samples.labels.shape == (len(samples.names), len(samples.attributes))
                     assert samples.labels.max() <= 1
                     if kind in ("archive", "parquet", "tar"):
@@ -179,8 +189,19 @@ def _tables(names: list[str]) -> dict[str, str]:
         "excel": "\ufeffImage;Partition;Smiling;Male\r\n"
         + "".join(f'"{n}";{SPLITS.index(s)};{a};{b}\r\n' for n, s, a, b in rows),
         "pandas": "Smiling,Male,file_name,split\n" + "".join(f"{a}.0,{b}.0,{n},{s}\n" for n, s, a, b in rows),
+        "words": "file,age,gender,race,split\n"
+        + "".join(
+            f"{n},{('3-9', '10-19', 'more than 70')[i % 3]},{'fm'[a]},{('Black', 'East Asian')[b > 0]},{s}\n"
+            for i, (n, s, a, b) in enumerate(rows)
+        ),
         "booleans": "file_name\tSmiling\tsubset\n" + "".join(f"{n}\t{bool(a)}\t{s.upper()}\n" for n, s, a, _ in rows),
     }
+
+
+def _corrections(names: list[str]) -> str:
+    """Of labels, as --relabel reads them."""
+    rows = [f"{name},{('Smiling', 'Male')[number % 2]},{number % 3 % 2}" for number, name in enumerate(names)]
+    return "image,attribute,value\n" + "\n".join(rows) + "\n"
 
 
 def _archives(images: dict[str, bytes]) -> dict[str, bytes]:
