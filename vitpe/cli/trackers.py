@@ -1,7 +1,8 @@
-"""`train --log`: TensorBoard and Weights & Biases, told what metrics.csv has, and shown the embeddings at the end."""
+"""What `train` writes beside the run: its page, and with --log TensorBoard and Weights & Biases."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,11 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.cli.options import one_of
+from vitpe.cli.run_output import run_record
 from vitpe.errors import UsageError
+from vitpe.files import write_atomic
 from vitpe.metrics.scores import Scores
+from vitpe.outputs import refuse_foreign
+from vitpe.reporting.run_page import run_page
 from vitpe.runs.folder import RunFolder
 from vitpe.training.tracking import Tracker
 
+REPORT: Final = "report.html"
 _PER_ATTRIBUTE: Final = ("accuracy", "average_precision")
 _COUNTS: Final = ("true positives", "false positives", "false negatives", "true negatives")
 
@@ -87,6 +93,35 @@ class Wandb:
         self._run.finish()
 
 
+class ReportPage:
+    """report.html in the run's folder, written anew after each scoring."""
+
+    name = REPORT
+
+    def start(self, folder: Path, run_id: str | None, config: Mapping[str, Any], step: int) -> None:
+        """As Tracker's."""
+        refuse_foreign(folder / REPORT)
+        self._folder = folder
+        self._scores: Scores | None = None
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """As Tracker's."""
+        if "valid_accuracy" in row:
+            self._write()
+
+    def scored(self, step: int, scores: Scores) -> None:
+        """As Tracker's."""
+        self._scores = scores
+
+    def finish(self, folder: Path) -> None:
+        """As Tracker's."""
+        self._write()
+
+    def _write(self) -> None:
+        record = replace(run_record(self._folder), scores=self._scores)
+        write_atomic(self._folder / REPORT, run_page([record]).encode(errors="replace"))
+
+
 _KINDS: Final[dict[str, tuple[type[TensorBoard] | type[Wandb], str]]] = {
     "tensorboard": (TensorBoard, "pip install 'vitpe[tensorboard]'"),
     "wandb": (Wandb, "pip install wandb"),
@@ -94,8 +129,8 @@ _KINDS: Final[dict[str, tuple[type[TensorBoard] | type[Wandb], str]]] = {
 
 
 def make_trackers(names: Sequence[str]) -> list[Tracker]:
-    """Those of --log. UsageError for one that is unknown, or whose package is not there."""
-    made: list[Tracker] = []
+    """The run's page, and those of --log. UsageError for one that is unknown, or whose package is not there."""
+    made: list[Tracker] = [ReportPage()]
     for name in dict.fromkeys(names):
         one_of("--log", name, tuple(_KINDS))
         kind, hint = _KINDS[name]

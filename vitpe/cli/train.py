@@ -152,7 +152,7 @@ def train(
 
         train_folds(configured, folds, run, device, resume)
         return
-    from vitpe.cli.trackers import make_trackers
+    from vitpe.cli.trackers import REPORT, make_trackers
 
     trackers = make_trackers(log or [])
     config = configure(given, settings or [], preset_name, repeat, run if resume else None, init)
@@ -189,6 +189,7 @@ def train(
         if best is not None:
             show_note(f"best: {best.file}, of step {best.step:,}, valid accuracy {best.accuracy:.4f}")
         name = shlex.quote(str(result.folder))
+        show_note(f"curves: {result.folder / REPORT}")
         show_note(f"next: vitpe eval {name}, and look at it: vitpe viz-pe {name}")
         summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
         if best is not None:

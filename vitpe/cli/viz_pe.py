@@ -87,7 +87,7 @@ def viz_pe(
 ) -> None:
     """Draw what the position embeddings learned. An animation over the run's history, still pictures, and a table."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
-    from vitpe.cli import console, probe_output
+    from vitpe.cli import console, probe_output, run_output
     from vitpe.runs.find import default_run
     from vitpe.viz.numbers import numbers_legend, numbers_table
     from vitpe.viz.visualize import visualize
@@ -121,6 +121,8 @@ def viz_pe(
     if probe:
         planned = probe_output.plan_probe(shown, data, labels, probe_checkpoints or 1, out)
     result = visualize(shown, options)
+    for path in run_output.draw_curves(shown, options):
+        console.show_note(f"wrote {path}")
     probes = []
     if planned is not None:
         probes = probe_output.run_probe(planned, probe_images or NUM_PROBE_IMAGES, device)

@@ -201,14 +201,15 @@ class RunFolder:
         Raises VitpeError when metrics.csv is damaged; nothing is forgotten then.
         """
         self._check_held()
-        self._rows = [row for row in self._read_rows() if int(row["step"]) <= step]
+        self._rows = [row for row in self.read_rows() if int(row["step"]) <= step]
         for path in self.checkpoints.glob("step-*.safetensors"):
             number = path.stem.removeprefix("step-")
             if number.isdecimal() and int(number) > step:
                 path.unlink()
         self._write_rows()
 
-    def _read_rows(self) -> list[dict[str, str]]:
+    def read_rows(self) -> list[dict[str, str]]:
+        """Of metrics.csv, column → text; none before there is one. VitpeError when it is damaged."""
         if not self.metrics.exists():
             return []
         try:

@@ -1,0 +1,135 @@
+"""The page and the picture of runs: what their folders have, found by a visitor."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.helpers import log_rows
+from tests.helpers.browser import PHONE, WIDE, needs_browser, visit
+from tests.helpers.in_process import call_vitpe
+from vitpe.cli.run_output import run_record
+from vitpe.config import with_values
+from vitpe.errors import UsageError
+from vitpe.metrics.scores import score
+from vitpe.outputs import refuse_foreign
+from vitpe.reporting.run_curves import curves_png
+from vitpe.reporting.run_page import MAX_RUNS, curve_of, run_page
+
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+@pytest.fixture
+def record(trained_run):
+    return run_record(trained_run)
+
+
+@pytest.fixture
+def other(record):
+    rows = [row | {"loss": str(2 * float(row["loss"]))} for row in record.rows if row["loss"]]
+    return replace(record, name=HOSTILE, config=with_values(record.config, {"train.seed": 7}), rows=rows)
+
+
+def embedded(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_curves_are_the_rows_of_the_log(record, trained_run):
+    data = embedded(run_page([record]))
+    for column in ("loss", "valid_accuracy", "images_per_second"):
+        expected = [[int(row["step"]), float(row[column])] for row in log_rows(trained_run) if row[column]]
+        assert data["runs"][0]["curves"][column] == [[step, pytest.approx(v, rel=1e-5)] for step, v in expected]
+    assert data["runs"][0]["attributes"] is None
+    assert not any(setting["differs"] for setting in data["settings"])
+
+
+def test_settings_that_differ_are_marked(record, other):
+    differing = [row for row in embedded(run_page([record, other]))["settings"] if row["differs"]]
+    assert differing == [{"key": "train.seed", "values": ["0", "7"], "differs": True}]
+
+
+def test_what_is_not_finite_is_no_point():
+    rows = [{"step": "1", "loss": "nan"}, {"step": "2", "loss": ""}, {"step": "3", "loss": "0.5"}, {"step": "4"}]
+    assert curve_of(rows, "loss") == [(3, 0.5)]
+
+
+def test_more_runs_than_colours_are_refused(record):
+    with pytest.raises(UsageError, match=f"{MAX_RUNS + 1} runs for one page"):
+        run_page([record] * (MAX_RUNS + 1))
+
+
+def test_a_run_without_rows_has_a_page_and_a_picture(record):
+    empty = replace(record, rows=[])
+    assert embedded(run_page([empty]))["runs"][0]["last_step"] == 0
+    assert curves_png([empty]).startswith(b"\x89PNG")
+
+
+SEE = """
+seen.charts = at("curves").querySelectorAll("svg").length;
+seen.lines = at("curves").querySelectorAll("polyline").length;
+seen.wide = document.documentElement.scrollWidth <= innerWidth;
+const hit = at("curves").querySelector("circle.hit");
+hit.dispatchEvent(new PointerEvent("pointerenter"));
+seen.readout = at("readout").textContent;
+const rows = () => [...at("settings").tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent);
+seen.few = rows();
+at("all").click();
+seen.many = rows().length;
+const names = () => [...at("attributes").tBodies[0].rows].map(row => row.cells[0].textContent);
+seen.scored = !at("attributes-part").hidden;
+if (seen.scored) {
+  seen.first = names()[0];
+  [...document.querySelectorAll("#attributes thead button")].find(b => b.textContent === "acc").click();
+  seen.best = names()[0];
+}
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize(("size", "dark"), [(WIDE, False), (PHONE, True)])
+def test_a_visitor_finds_curves_settings_and_scores(record, other, tmp_path, size, dark):
+    rng = np.random.default_rng(0)
+    labels = rng.random((50, 3)) < 0.5
+    probs = np.where(labels, 0.9, 0.1)
+    probs[:20, 0] = probs[:30, 2] = 0.4
+    scored = replace(record, scores=score(probs, labels, ("A", "B", HOSTILE), num_resamples=0))
+    seen, console = visit(run_page([scored, other]), SEE, tmp_path, size, dark)
+    assert console == []
+    assert (seen["charts"], seen["lines"], seen["wide"]) == (5, 10, True)
+    assert re.fullmatch(r".*, step 1: training loss 0\.\d{4}", seen["readout"])
+    assert seen["few"] == ["train.seed"]
+    assert seen["many"] > 30
+    assert (seen["scored"], seen["first"], seen["best"]) == (True, "A", "B")
+
+
+def test_training_leaves_its_page(trained_run_by_command):
+    run, called = trained_run_by_command
+    data = embedded((run / "report.html").read_text())
+    assert list(data["runs"][0]["attributes"]) == ["Red", "Green", "Blue", "Bright"]
+    assert data["runs"][0]["curves"]["valid_accuracy"][-1][0] == 12
+    assert f"curves: {run / 'report.html'}" in called.stderr
+    refuse_foreign(run / "report.html")
+
+
+@pytest.fixture(scope="module")
+def trained_run_by_command(tmp_path_factory):
+    from tests.helpers import tiny_options, write_celeba
+
+    folder = tmp_path_factory.mktemp("by-command")
+    called = call_vitpe("train", "--run", folder / "run", *tiny_options(write_celeba(folder / "celeba")))
+    assert called.code == 0, called.stderr
+    return folder / "run", called
+
+
+def test_viz_pe_draws_the_curves_of_runs(trained_run_by_command, tmp_path):
+    run, _ = trained_run_by_command
+    called = call_vitpe("viz-pe", run, "--html", "--out", tmp_path)
+    assert called.code == 0, called.stderr
+    for name in ("runs.html", "run_curves.png"):
+        refuse_foreign(tmp_path / name)
+        assert f"wrote {tmp_path / name}" in called.stderr
+    called = call_vitpe("viz-pe", run / "ckpts", "--html", "--out", tmp_path / "files")
+    assert called.code == 0
+    assert not (tmp_path / "files" / "runs.html").exists()

@@ -1,0 +1,147 @@
+"""Runs as one self-contained web page: their curves laid over each other, scores, and the settings that differ."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import numpy as np
+
+from vitpe import __version__
+from vitpe.config import RunConfig
+from vitpe.errors import UsageError
+from vitpe.fields import to_json
+from vitpe.metrics.scores import Scores
+from vitpe.reporting.page import render, shared_text
+from vitpe.text import printable
+
+MAX_RUNS: Final = 4
+"""In one page: more curves of one colour each nobody can tell apart."""
+
+
+@dataclass(frozen=True)
+class CurveFormat:
+    """key: the column of metrics.csv. name: for people. percent: of a fraction. digits: of its values. zero: where its
+    axis begins.
+    """
+
+    key: str
+    name: str
+    percent: bool = False
+    digits: int = 2
+    zero: bool = False
+
+
+CURVES: Final = (
+    CurveFormat("loss", "training loss", digits=4),
+    CurveFormat("valid_accuracy", "accuracy on valid", percent=True),
+    CurveFormat("valid_mean_average_precision", "mean average precision on valid", percent=True),
+    CurveFormat("learning_rate_factor", "learning rate, of its peak", digits=3, zero=True),
+    CurveFormat("images_per_second", "images per second", digits=0, zero=True),
+)
+_COLUMNS: Final = (
+    ("prevalence", "prev"),
+    ("accuracy", "acc"),
+    ("majority_accuracy", "major"),
+    ("lift", "lift"),
+    ("average_precision", "AP"),
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells it.
+
+    name: for people. rows: of metrics.csv, column → text. scores: all of the last scoring, where they are at hand.
+    """
+
+    name: str
+    config: RunConfig
+    rows: Sequence[Mapping[str, object]]
+    scores: Scores | None = None
+
+
+def run_page(runs: Sequence[RunRecord]) -> str:
+    """The page of 1 to MAX_RUNS runs; UsageError for more. Curves of percentages are fractions in its data."""
+    if len(runs) > MAX_RUNS:
+        raise UsageError(f"{len(runs)} runs for one page", f"name {MAX_RUNS} at most")
+    data = {
+        "lead": "Whatever metrics.csv and config.json have, and the scores on valid.",
+        "runs": [_run(run) for run in runs],
+        "curves": [asdict(curve) for curve in CURVES],
+        "columns": [list(column) for column in _COLUMNS],
+        "settings": list(_settings(runs)),
+    }
+    title = f"Run {runs[0].name}" if len(runs) == 1 else "Runs " + ", ".join(run.name for run in runs)
+    return render(shared_text("run.html"), title, data)
+
+
+def _run(run: RunRecord) -> dict[str, Any]:
+    curves = {curve.key: curve_of(run.rows, curve.key) for curve in CURVES}
+    return {
+        "name": printable(run.name),
+        "facts": [[name, printable(value)] for name, value in _facts(run, curves)],
+        "curves": curves,
+        "last_step": int(str(run.rows[-1]["step"])) if run.rows else 0,
+        "attributes": None if run.scores is None else _attributes(run.scores),
+    }
+
+
+def curve_of(rows: Sequence[Mapping[str, object]], column: str) -> list[tuple[int, float]]:
+    """(step, value) wherever rows of metrics.csv have one that is finite."""
+    found = [(int(str(row["step"])), str(row.get(column, ""))) for row in rows]
+    return [(step, float(f"{float(text):.6g}")) for step, text in found if text and np.isfinite(float(text))]
+
+
+def _facts(run: RunRecord, curves: Mapping[str, list[tuple[int, float]]]) -> Iterator[tuple[str, str]]:
+    yield "preset", run.config.preset
+    yield "data", run.config.data.data
+    if run.rows:
+        yield "step", f"{int(str(run.rows[-1]['step'])):,}"
+        yield "images seen", f"{int(str(run.rows[-1]['images_seen'])):,}"
+    for key, name in (("valid_accuracy", "accuracy"), ("valid_mean_average_precision", "mAP")):
+        if curve := curves[key]:
+            step, best = max(curve, key=lambda point: point[1])
+            yield f"best {name}", f"{100 * best:.2f} %, step {step:,}"
+            yield f"last {name}", f"{100 * curve[-1][1]:.2f} %"
+    if run.scores is not None:
+        yield "majority answer", f"{100 * run.scores.means['majority_accuracy'].value:.2f} %"
+    if speed := curves["images_per_second"]:
+        yield "images per second", f"{np.median([value for _, value in speed]):,.0f} (median)"
+    yield "written by", f"vitpe {__version__}, torch {_version('torch')}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"
+
+
+def _attributes(scores: Scores) -> dict[str, dict[str, float | None]]:
+    return {
+        printable(name): {
+            key: float(f"{scores[key][a]:.5g}") if np.isfinite(scores[key][a]) else None for key, _ in _COLUMNS
+        }
+        for a, name in enumerate(scores.attributes)
+    }
+
+
+def _settings(runs: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
+    flat = [_flat(to_json(run.config)) for run in runs]
+    for key in flat[0]:
+        values = [printable(_shown(one[key])) for one in flat]
+        yield {"key": key, "values": values, "differs": len(set(values)) > 1}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
