@@ -298,8 +298,8 @@ def check_metrics(path: Path) -> list[int]:
 
 
 def comparable(folder: Path) -> dict[str, bytes]:
-    """Every file of a run but the lock, with its bytes; metrics.csv without the columns that hold timings."""
-    files = contents(folder, ignore=(".lock",))
+    """Every file of a run with its bytes, but the lock and the page, which shows timings; metrics.csv without those."""
+    files = contents(folder, ignore=(".lock", "report.html"))
     rows = csv.DictReader(io.StringIO(files["metrics.csv"].decode()))
     stable = [{key: value for key, value in row.items() if key not in TIMING_COLUMNS} for row in rows]
     return files | {"metrics.csv": json.dumps(stable).encode()}

@@ -21,6 +21,13 @@ def run_record(folder: Path) -> RunRecord:
     return RunRecord(str(folder), run.read_config(), run.read_rows())
 
 
+def check_outputs(options: VizOptions) -> None:
+    """UsageError where a file that is not of vitpe's writing is in the way."""
+    for name, wanted in ((PICTURE, options.stills), (PAGE, options.html)):
+        if wanted:
+            refuse_foreign(options.out / name)
+
+
 def draw_curves(paths: Sequence[Path], options: VizOptions) -> list[Path]:
     """Write PICTURE with the stills and PAGE with the page, of those of the paths that are runs; what was written."""
     folders = [path if RunFolder(path).exists else newest_run(path, "history") for path in paths if path.is_dir()]
@@ -31,13 +38,9 @@ def draw_curves(paths: Sequence[Path], options: VizOptions) -> list[Path]:
     if options.stills:
         from vitpe.reporting.run_curves import curves_png
 
-        written.append(_write(options.out / PICTURE, curves_png(runs)))
+        written.append(options.out / PICTURE)
+        write_atomic(written[-1], curves_png(runs))
     if options.html:
-        written.append(_write(options.out / PAGE, run_page(runs).encode(errors="replace")))
+        written.append(options.out / PAGE)
+        write_atomic(written[-1], run_page(runs).encode(errors="replace"))
     return written
-
-
-def _write(path: Path, data: bytes) -> Path:
-    refuse_foreign(path)
-    write_atomic(path, data)
-    return path

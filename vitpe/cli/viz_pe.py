@@ -120,6 +120,7 @@ def viz_pe(
     shown = paths or [default_run("history", console.show_note)]
     if probe:
         planned = probe_output.plan_probe(shown, data, labels, probe_checkpoints or 1, out)
+    run_output.check_outputs(options)
     result = visualize(shown, options)
     for path in run_output.draw_curves(shown, options):
         console.show_note(f"wrote {path}")
