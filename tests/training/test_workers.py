@@ -85,6 +85,18 @@ def test_two_workers_make_the_weights_of_one(
             assert float(row[column] or -1) == pytest.approx(float(expected_row[column] or -1), abs=1e-5), column
 
 
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_workers_open_parquet_and_archives_each_by_itself(form: str, tmp_path: Path) -> None:
+    drawn = tmp_path / form
+    assert call_vitpe("draw", drawn, "--format", form, "--num-train", "24", "--num-valid", "8").code == 0
+    values = VALUES | {"data__store": "disk", "train__steps": 3}
+    done = torchrun(tmp_path, "vitpe", "train", *tiny_options(drawn, **values))
+    assert done.code == 0, done.stderr
+    train_tiny(drawn, tmp_path / "alone", **values)
+    for row, expected in zip(log_rows(tmp_path / "runs" / "1"), log_rows(tmp_path / "alone"), strict=True):
+        assert float(row["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-5)
+
+
 def test_one_worker_speaks_and_writes(together: tuple[RunFolder, Finished]) -> None:
     run, done = together
     assert json.loads(done.stdout)["step"] == 12
