@@ -33,7 +33,12 @@ def plan_probe(
         found = history_files(paths[0])
         files = [found[index] for index in evenly(len(found), num_checkpoints)]
     for file in files:
-        refuse_history(read_info(file), file)
+        info = read_info(file)
+        refuse_history(info, file)
+        if info.model.rope != "none":
+            console.show_note(
+                f"{file} also knows places by rotary embeddings ({info.model.rope}), which stay as they are"
+            )
     for name in PICTURES:
         refuse_foreign(out / name)
     return plan(files, EvalOptions(data, labels), console.show_note)

@@ -1,5 +1,6 @@
 """How many steps training can do in a given time, on this machine as it is now."""
 
+import math
 import time
 from typing import Final
 
@@ -37,7 +38,7 @@ def steps_within(
     left = (1 - _RESERVE) * seconds - (time.monotonic() - began) - len(trial.plan.evals) * num_valid * per_image
     steps = int(left / per_step)
     if steps < _MIN_STEPS:
-        needed = (seconds - left + _MIN_STEPS * per_step) / 60
+        needed = math.ceil((seconds - left + _MIN_STEPS * per_step) / 6) / 10
         raise UsageError(
             f"{seconds / 60:g} minutes are too short: a step takes {per_step:.2g} s, all else {seconds - left:.0f} s",
             f"give it {needed:.1f} minutes at least, a smaller model, or fewer images to validate: --num-valid",
