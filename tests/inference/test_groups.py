@@ -102,7 +102,6 @@ def test_the_other_forms(trained_run, tmp_path):
         (["--by", "Redd"], "--by Redd: there are no labels of that name", "did you mean Red?"),
         (["--by", "Red=2"], "--by 'Red=2': a label is 0 or 1", "--by Red=1"),
         (["--by", "Red", "--sort", "gapp"], "no column 'gapp'", "with --by there is gap"),
-        (["other", "--compare", "--by", "Red"], "--compare has no --by", "one checkpoint at a time"),
     ],
 )
 def test_wrong_usage(trained_run, arguments, message, hint):
