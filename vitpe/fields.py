@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -166,3 +167,11 @@ def _convert(kind: Any, value: Any, source: Path | str, key: str) -> Any:
 def _list_of(kinds: tuple[Any, ...]) -> str:
     number = "" if kinds[-1] is Ellipsis else f" of {len(kinds)}"
     return f"a list{number}, each {_KINDS[kinds[0]]}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vitpe.cli.options import one_of
 from vitpe.cli.run_output import run_record
 from vitpe.errors import UsageError
+from vitpe.fields import flatten
 from vitpe.files import write_atomic
 from vitpe.metrics.scores import Scores
 from vitpe.outputs import refuse_foreign
@@ -35,7 +36,7 @@ class TensorBoard:
 
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
         if not step:
-            self._writer.add_text("config", _markdown(("key", "value"), _flat(config).items()), 0)
+            self._writer.add_text("config", _markdown(("key", "value"), flatten(config).items()), 0)
 
     def log(self, row: Mapping[str, object]) -> None:
         """As Tracker's."""
@@ -168,13 +169,6 @@ def _confusions(scores: Scores) -> list[tuple[str, int, int, int, int]]:
     negatives_right = right - hits
     columns = (hits, n - positive - negatives_right, positive - hits, negatives_right)
     return list(zip(scores.attributes, *(column.tolist() for column in columns), strict=True))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _markdown(heads: Sequence[str], rows: Any) -> str:

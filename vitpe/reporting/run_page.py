@@ -10,7 +10,7 @@ import numpy as np
 from vitpe import __version__
 from vitpe.config import RunConfig
 from vitpe.errors import UsageError
-from vitpe.fields import to_json
+from vitpe.fields import flatten, to_json
 from vitpe.metrics.scores import Scores
 from vitpe.reporting.page import render, shared_text
 from vitpe.text import printable
@@ -128,17 +128,10 @@ def _attributes(scores: Scores) -> dict[str, dict[str, float | None]]:
 
 
 def _settings(runs: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
-    flat = [_flat(to_json(run.config)) for run in runs]
+    flat = [flatten(to_json(run.config)) for run in runs]
     for key in flat[0]:
         values = [printable(_shown(one[key])) for one in flat]
         yield {"key": key, "values": values, "differs": len(set(values)) > 1}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _shown(value: Any) -> str:
