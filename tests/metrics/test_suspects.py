@@ -21,12 +21,15 @@ with warnings.catch_warnings():
 
 @st.composite
 def answers(draw, max_images=60, max_attributes=3):
-    """(probs, labels): many ties, or none, and probabilities that know something of the labels, or nothing."""
+    """(probs, labels): many ties, or none, and probabilities that know something of the labels, or nothing.
+
+    Of 12 digits: of 2e-193 cleanlab, which computes with 1 - p, knows no more.
+    """
     shape = draw(st.tuples(st.integers(1, max_images), st.integers(1, max_attributes)))
     coarse = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
     probs = draw(hnp.arrays(np.float64, shape, elements=draw(st.sampled_from([coarse, st.floats(0, 1)]))))
     labels = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 1)))
-    return probs, labels
+    return probs.round(12), labels
 
 
 def cleanlab_answers(p, y):
