@@ -24,7 +24,7 @@ from vitpe.celeba import MEAN, STD
 from vitpe.config import ModelConfig
 from vitpe.errors import VitpeError
 from vitpe.model.vit import VisionTransformer
-from vitpe.runs.checkpoint import HISTORY_KEYS, load_checkpoint, load_foreign, read_tensors, save_checkpoint
+from vitpe.runs.checkpoint import load_checkpoint, load_foreign, read_tensors, save_checkpoint
 from vitpe.runs.metadata import CheckpointInfo, read_info
 from vitpe.runs.state import load_state
 from vitpe.runs.tensor_file import TensorFile
@@ -134,12 +134,21 @@ def test_a_history_file_holds_what_pictures_need(tmp_path: Path, model: VisionTr
     path = tmp_path / "step-0000007.safetensors"
     save_checkpoint(path, model.state_dict(), replace(INFO, history_only=True))
     tensors = read_tensors(path)
-    assert tuple(sorted(tensors)) == tuple(sorted(HISTORY_KEYS))
+    assert sorted(tensors) == ["patch_embed.proj.weight", "pos_embed"]
     assert torch.equal(tensors["pos_embed"], model.pos_embed)
     assert read_info(path) == replace(INFO, history_only=True)
     with pytest.raises(VitpeError, match=r"step-0000007.safetensors holds position embeddings only") as caught:
         load_checkpoint(path)
     assert "best.safetensors" in caught.value.hint
+
+
+def test_a_history_file_holds_frequencies_that_are_learned(tmp_path: Path) -> None:
+    info = replace(INFO, model=replace(INFO.model, rope="mixed"), history_only=True)
+    model = VisionTransformer(info.model)
+    save_checkpoint(tmp_path / "mixed.safetensors", model.state_dict(), info)
+    tensors = read_tensors(tmp_path / "mixed.safetensors")
+    assert sorted(tensors) == ["patch_embed.proj.weight", "pos_embed", "rope.freqs"]
+    assert torch.equal(tensors["rope.freqs"], model.rope.freqs)
 
 
 @pytest.mark.parametrize(

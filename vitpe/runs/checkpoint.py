@@ -1,7 +1,7 @@
 """A checkpoint: one safetensors file. Its keys are timm's and a stem's own; its metadata has all that using it needs.
 
 No pickle is read or written. A history file is a checkpoint that holds only what the pictures of position embeddings
-need (`pos_embed` and the patch projection).
+need (`HISTORY_KEYS`).
 """
 
 import json
@@ -24,7 +24,8 @@ from vitpe.runs.tensor_file import TensorFile, open_tensors
 from vitpe.runs.weights import not_finite, open_weights, refuse_history
 from vitpe.text import brief
 
-HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight")
+HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight", "rope.freqs")
+"""What a history file has of them is what the model has."""
 _DAMAGED: Final = "the file is damaged or of another model"
 _WIDTH_MARKS: Final = ("pos_embed", "pos_embedding", "position_embeddings", "position_embedding.weight")
 
@@ -50,12 +51,17 @@ _DTYPES: Final = {
 
 
 def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], info: CheckpointInfo) -> None:
-    """Write `path` whole or not at all; with info.history_only just the tensors of HISTORY_KEYS.
+    """Write `path` whole or not at all; with info.history_only just what `history_part` takes.
 
     Raises VitpeError, with `path` untouched, when it cannot be written or a tensor is not finite.
     """
-    kept = {key: state_dict[key] for key in HISTORY_KEYS} if info.history_only else state_dict
+    kept = history_part(state_dict) if info.history_only else state_dict
     write_tensors(path, kept, info.to_metadata())
+
+
+def history_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that the pictures of position embeddings need."""
+    return {key: state_dict[key] for key in HISTORY_KEYS if key in state_dict}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -29,7 +29,7 @@ from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.model.inputs import Normalize, PixelClassifier, classify, classify_split
 from vitpe.model.vit import VisionTransformer, num_parameters
-from vitpe.runs.checkpoint import HISTORY_KEYS, check_finite, check_tensors, save_checkpoint
+from vitpe.runs.checkpoint import check_finite, check_tensors, history_part, save_checkpoint
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo, read_info
 from vitpe.runs.state import Machine, RunProgress, TrainState, save_state
@@ -420,7 +420,7 @@ class Trainer:
     def _snapshot(self, history_only: bool = False) -> dict[str, Tensor]:
         """The weights that are scored and kept, copied, so that training may go on while they are written."""
         weights = self._average.tensors if self._average is not None else self._model.state_dict()
-        return _copies({key: weights[key] for key in HISTORY_KEYS} if history_only else weights)
+        return _copies(history_part(weights) if history_only else weights)
 
     def _describe(self) -> CheckpointInfo:
         valid = self.progress.scores if self.progress.scored_step == self.step else None

@@ -25,7 +25,7 @@ from vitpe.fields import changed_fields, to_json
 from vitpe.model.convert import convert_state_dict
 from vitpe.model.facts import Grid
 from vitpe.model.vit import VisionTransformer, num_parameters
-from vitpe.runs.checkpoint import check_finite, load_foreign
+from vitpe.runs.checkpoint import check_finite, history_part, load_foreign
 from vitpe.runs.find import RUNS
 from vitpe.runs.folder import RunFolder, RunIdentity, new_run
 from vitpe.runs.metadata import CheckpointInfo
@@ -479,7 +479,7 @@ def _warn_of_hours(config: RunConfig, model: VisionTransformer, plan: Plan, step
 
 def _describe_history(config: RunConfig, model: VisionTransformer, plan: Plan, reporter: Reporter) -> None:
     whole = config.train.keep == "all"
-    kept = num_parameters(model) if whole else model.pos_embed.numel() + model.patch_embed.proj.weight.numel()
+    kept = num_parameters(model) if whole else sum(map(torch.numel, history_part(model.state_dict()).values()))
     megabytes = 4 * kept * len(plan.checkpoints) / 1e6
     what = "whole models" if whole else "position embeddings only"
     reporter.note(f"history: {len(plan.checkpoints)} checkpoints, {what}, {megabytes:.0f} MB")
