@@ -19,7 +19,8 @@ import torch
 
 from tests.benchmarks.measure import Row, rows
 from tests.helpers import log_rows
-from vitpe.data.batches import Batch, Batches
+from vitpe.data.batch import Batch
+from vitpe.data.batches import Batches
 
 FIXED = "the same batch again and again"
 

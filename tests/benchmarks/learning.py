@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitpe.celeba import MEAN, STD
 from vitpe.config import PRESETS, ModelConfig
 from vitpe.data.augmentation import Augmentation
-from vitpe.data.batches import Batch, Batches
+from vitpe.data.batch import Batch
+from vitpe.data.batches import Batches
 from vitpe.data.celeba import read_celeba
 from vitpe.data.storage import ImageStore
 from vitpe.metrics.scores import score

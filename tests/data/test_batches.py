@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from tests.helpers import run_python
 from vitpe.data import storage as module
 from vitpe.data.augmentation import Augmentation, random_crops
-from vitpe.data.batches import Batch, Batches, Shard
+from vitpe.data.batch import Batch, crop_on_device
+from vitpe.data.batches import Batches, Shard
 from vitpe.data.celeba import read_celeba
 from vitpe.data.samples import Samples
-from vitpe.data.storage import ImageStore, choose_store, crop_on_device, crop_on_host
+from vitpe.data.storage import ImageStore, choose_store, crop_on_host
 from vitpe.errors import VitpeError
 
 STORED, CROP = (14, 12), (9, 8)
@@ -212,7 +213,7 @@ def test_the_ranks_slices_make_the_whole_batch(world_size):
         for rank in range(world_size)
     ]
     joined = [
-        Batch(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+        Batch({name: torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels")})
         for parts in zip(*ranks, strict=True)
     ]
     assert same(joined, whole)

@@ -237,9 +237,9 @@ def test_store_disk_reads_rows_as_they_are_asked_for(drawn):
     samples = read_parquet(drawn, "train", SIZE)
     store = ImageStore(samples, torch.device("cpu"), "disk")
     where = np.array([3, 0, 11])
-    images, labels = store.crop(where, np.zeros(3, int), np.zeros(3, int), np.zeros(3, bool), SIZE)
-    np.testing.assert_array_equal(images.numpy(), samples.read([3, 0, 11]))
-    np.testing.assert_array_equal(labels.numpy(), samples.labels[where])
+    batch = store.crop(where, np.zeros(3, int), np.zeros(3, int), np.zeros(3, bool), SIZE)
+    np.testing.assert_array_equal(batch.images.numpy(), samples.read([3, 0, 11]))
+    np.testing.assert_array_equal(batch.labels.numpy(), samples.labels[where])
 
 
 def test_fingerprints_differ_with_labels(plain, tmp_path):

@@ -39,8 +39,7 @@ from torch.utils._pytree import tree_iter
 
 from vitpe.celeba import MEAN, STD
 from vitpe.config import PRESETS, DataConfig, RunConfig
-from vitpe.data.batches import Batch
-from vitpe.data.storage import crop_on_device
+from vitpe.data.batch import Batch, DecodedImages
 from vitpe.model.inputs import PixelClassifier, classify
 from vitpe.model.vit import VisionTransformer
 from vitpe.runs.folder import RunFolder
@@ -226,14 +225,14 @@ class Run:
         self.labels = torch.empty((NUM_IMAGES, 40), dtype=torch.uint8, device=CUDA)
 
     def batch(self) -> Batch:
-        """As ImageStore.crop has it once places and patch numbers are on the GPU."""
+        """Of images that are decoded on the GPU."""
         b, n = self.plan.batch_size, self.config.model.num_patches
-        places = torch.empty((4, b), dtype=torch.int64, device=CUDA)
-        keep = None
+        sent = {"places": torch.empty((4, b), dtype=torch.int64, device=CUDA)}
+        sent["depth"] = torch.empty((b, 2 * self.config.model.depth), device=CUDA)
         if self.config.train.patch_keep < 1:
-            keep = torch.empty((b, round(self.config.train.patch_keep * n)), dtype=torch.int64, device=CUDA)
-        images = crop_on_device(self.decoded, places, self.config.model.img_size)
-        return Batch(images, self.labels[places[0]], keep, torch.empty((b, 2 * self.config.model.depth), device=CUDA))
+            kept = round(self.config.train.patch_keep * n)
+            sent["keep"] = torch.empty((b, kept), dtype=torch.int64, device=CUDA)
+        return Batch(sent, DecodedImages(self.decoded, self.labels, self.config.model.img_size))
 
     def step(self) -> None:
         self.update(self.batch(), 0, 0.5)

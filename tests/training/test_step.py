@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from vitpe.celeba import MEAN, STD
 from vitpe.config import PRESETS, ModelConfig, TrainConfig
-from vitpe.data.batches import Batch
+from vitpe.data.batch import Batch, DecodedImages
 from vitpe.model.vit import VisionTransformer
 from vitpe.training import optimizer as optimizer_module
 from vitpe.training import step as step_module
@@ -80,14 +80,20 @@ def recipe(preset: str) -> tuple[ModelConfig, TrainConfig]:
 
 
 def batches(model: ModelConfig, train: TrainConfig) -> list[Batch]:
+    """As those of a split that is decoded on a GPU: crops are part of the step."""
     generator = torch.Generator().manual_seed(1)
+    size, margin, count = model.img_size, 8, 2 * BATCH_SIZE
+    images = torch.randint(0, 256, (count, size[0] + margin, size[1] + margin, 3), generator=generator)
+    labels = torch.randint(0, 2, (count, model.num_classes), dtype=torch.uint8, generator=generator)
+    source = DecodedImages(images.to(torch.uint8).permute(0, 3, 1, 2), labels, size)
+    limits = (count, margin + 1, margin + 1, 2)
     made = []
     for _ in range(NUM_STEPS):
-        images = torch.randint(0, 256, (BATCH_SIZE, 3, *model.img_size), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(0, 2, (BATCH_SIZE, model.num_classes), dtype=torch.uint8, generator=generator)
+        places = torch.stack([torch.randint(0, limit, (BATCH_SIZE,), generator=generator) for limit in limits])
         order = torch.rand(BATCH_SIZE, model.num_patches, generator=generator).argsort(dim=1)
+        keep = order[:, : round(train.patch_keep * model.num_patches)]
         depth = torch.rand(BATCH_SIZE, 2 * model.depth, generator=generator)
-        made.append(Batch(images, labels, order[:, : round(train.patch_keep * model.num_patches)], depth))
+        made.append(Batch({"places": places, "keep": keep, "depth": depth}, source))
     return made
 
 
@@ -178,5 +184,12 @@ def test_a_rate_that_is_no_tensor_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_draws_that_are_not_copied_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Batch, "tensors", property(lambda self: {"images": self.images, "labels": self.labels}))
-    assert differing(captured("small"), plain("small"))
+    class Forgetful(dict[str, Tensor]):
+        def __getitem__(self, name: str) -> Tensor:
+            found = super().__getitem__(name)
+            return found if name == "places" else found.clone()
+
+    clone = Batch.clone
+    monkeypatch.setattr(Batch, "clone", lambda batch: Batch(Forgetful(clone(batch).tensors), batch.source))
+    found = captured("small")
+    assert differing(found, plain("small"))

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -16,37 +16,11 @@ from torch import Tensor
 
 from vitpe.data.augmentation import Augmentation, random_crops, shuffled_order
 from vitpe.data.balance import Indices, balanced_order
+from vitpe.data.batch import Batch
 from vitpe.data.storage import ImageStore, num_threads, send
 from vitpe.errors import UsageError
 
 Rows = TypeVar("Rows", NDArray[np.int64], Tensor)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """images: (B, 3, H, W) uint8 on the device, cropped, in any memory format; labels: (B, A) uint8, also there.
-
-    keep: (B, K) numbers of the patches that patch dropout keeps, on the device; None for all.
-    depth: (B, branches) in [0, 1), by which stochastic depth leaves out branches, on the device; None without it.
-    ready: when all is complete, where a GPU's copies go on beside its computing.
-    """
-
-    images: Tensor
-    labels: Tensor
-    keep: Tensor | None = None
-    depth: Tensor | None = None
-    ready: torch.cuda.Event | None = None
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All that there are, by name."""
-        named = {"images": self.images, "labels": self.labels, "keep": self.keep, "depth": self.depth}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
-
-    def clone(self) -> "Batch":
-        """In memory of its own."""
-        keep, depth = (None if tensor is None else tensor.clone() for tensor in (self.keep, self.depth))
-        return Batch(self.images.clone(), self.labels.clone(), keep, depth)
 
 
 @dataclass(frozen=True)
@@ -181,7 +155,7 @@ class Batches:
         """
         stored, size, augmentation = self.store.samples.stored_size, self._crop_size, self._augmentation
         device = self.store.device
-        drawn: list[Tensor | None] = [None, None]
+        drawn: dict[str, Tensor | None] = {}
         if augmentation is None:
             top = np.full(len(indices), (stored[0] - size[0]) // 2)
             left = np.full(len(indices), (stored[1] - size[1]) // 2)
@@ -189,11 +163,13 @@ class Batches:
         else:
             top, left, flip = random_crops(augmentation.seed, rounds, indices, stored, size, augmentation.flip)
             if step is not None:
-                drawn = [draw(step, self.batch_size) for draw in (augmentation.keep, augmentation.depth)]
+                draws = {"keep": augmentation.keep, "depth": augmentation.depth}
+                drawn = {name: draw(step, self.batch_size) for name, draw in draws.items()}
         with self._copying():
-            images, labels = self.store.crop(indices, top, left, flip, size)
-            keep, depth = (None if all_rows is None else send(self._shard.of(all_rows), device) for all_rows in drawn)
-            return Batch(images, labels, keep, depth, None if self._copies is None else self._copies.record_event())
+            batch = self.store.crop(indices, top, left, flip, size)
+            sent = {name: send(self._shard.of(rows), device) for name, rows in drawn.items() if rows is not None}
+            ready = None if self._copies is None else self._copies.record_event()
+            return replace(batch, tensors=batch.tensors | sent, ready=ready)
 
     def _copying(self) -> AbstractContextManager[object]:
         """Within, copies to a GPU go on beside its computing."""

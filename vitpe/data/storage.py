@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitpe.data.batch import Batch, DecodedImages
 from vitpe.data.images import use_torchvision
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.launch import num_cpus
@@ -58,9 +59,9 @@ class ImageStore:
         left: NDArray[np.int64],
         flip: NDArray[np.bool_],
         size: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, *size) uint8 and labels (B, A), both on the device: of each index the crop of that size at
-        (top, left), mirrored where `flip` says. Copies to a GPU go on in the current stream.
+    ) -> Batch:
+        """Of each index the crop of that size at (top, left), mirrored where `flip` says: images (B, 3, *size) and
+        labels (B, A), both on the device. Copies to a GPU go on in the current stream.
 
         VitpeError naming the file for an image that cannot be read, be it one of these or of those read meanwhile.
         """
@@ -68,7 +69,7 @@ class ImageStore:
             self._preloading.check()
         places = send(torch.from_numpy(np.stack([indices, top, left, flip])), self.device)
         if self._decoded is not None and self.device.type != "cpu":
-            return crop_on_device(self._decoded, places, size), self._labels[places[0]]
+            return Batch({"places": places}, DecodedImages(self._decoded, self._labels, size))
         images = torch.empty(
             (len(indices), 3, *size),
             dtype=torch.uint8,
@@ -76,7 +77,7 @@ class ImageStore:
             pin_memory=self.device.type == "cuda",
         )
         crop_on_host(self._whole(indices), top, left, flip, images.numpy())
-        return images.to(self.device, non_blocking=True), self._labels[places[0]]
+        return Batch({"images": images.to(self.device, non_blocking=True), "labels": self._labels[places[0]]})
 
     def _whole(self, indices: NDArray[np.int64]) -> Iterable[NDArray[np.uint8]]:
         """The whole images (3, H, W), one after the other: each is cropped while it is in the processor's cache."""
@@ -183,22 +184,6 @@ def crop_on_host(
                 to[...] = plane[:, ::-1]
         else:
             target[...] = crop
-
-
-def crop_on_device(source: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `crop_on_host` does, in one gather on the device.
-
-    source: (n, 3, H, W), the channels last in memory. places: int64 (4, B), each image's index in the source, its top,
-    its left, and 1 to mirror it.
-    """
-    height, width = size
-    at, top, left, flip = places[:, :, None].unbind()
-    rows = at * source.shape[2] + top + torch.arange(height, device=source.device)
-    columns = torch.arange(width, device=source.device)
-    columns = left + torch.where(flip > 0, width - 1 - columns, columns)
-    # A number for each pixel in all the images: of several, torch would write each out in full, 75 MB for 256 images.
-    numbers = rows[:, :, None] * source.shape[3] + columns[:, None, :]
-    return source.permute(0, 2, 3, 1).flatten(0, 2)[numbers].permute(0, 3, 1, 2)
 
 
 def num_threads() -> int:

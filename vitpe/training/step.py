@@ -9,7 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from vitpe.data.batches import Batch
+from vitpe.data.batch import Batch
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.graph import NUM_WARM_UPS, CapturedOrNot
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers
