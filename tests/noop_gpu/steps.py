@@ -1,10 +1,10 @@
 """What a training step of each preset asks of a GPU, with and without its CUDA graph: python -m tests.noop_gpu.steps
 
-Counted on the GPU that computes nothing, over the steps between two lengths of a run, so that what is done once is left
-out: kernels, products and copies that the host asks for one by one, launches of graphs, waits for the GPU; those of
-the threads that prepare batches are among them. Host ms: processor time of the thread that trains, from step to step;
-no step can be shorter, and each of these is logged, as few of a longer run are. Models are not
-compiled. Batches are of 16 images, on which neither number depends.
+Counted on the GPU that computes nothing, over the steps between two lengths of a run, so that what is done as often in
+both is left out, the rows of the log among it: kernels, products and copies that the host asks for one by one, launches
+of graphs, waits for the GPU; those of the threads that prepare batches are among them. Host ms: processor time of the
+thread that trains, from step to step of the longer run, of which every tenth is logged; no step can be shorter. Models
+are not compiled. Batches are of 16 images, on which neither number depends.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tests.helpers import write_celeba
 from tests.noop_gpu import Command, build, run
 from vitpe.config import PRESETS
 
-_SHORT, _LONG = 16, 48
+_SHORT, _LONG = 200, 2000
 _CALLS = ("launch", "triton", "blas", "to_device", "on_device")
 
 

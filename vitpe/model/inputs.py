@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vitpe.config import Precision
-from vitpe.data.batches import Batch
+from vitpe.data.batch import Batch
 from vitpe.device import check_bfloat16, computes_bfloat16
 from vitpe.model.vit import VisionTransformer
 
