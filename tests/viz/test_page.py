@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.helpers.browser import PHONE, WIDE, needs_browser, visit
-from tests.helpers.viz_history import write_run
+from tests.helpers.viz_history import write_checkpoint, write_run
 from vitpe.viz.colours import ColourScale
 from vitpe.viz.history import load_history
 from vitpe.viz.html import page, quantise
-from vitpe.viz.numbers import checkpoint_record, random_numbers
+from vitpe.viz.numbers import NUMBERS, RANDOM_MEANING, checkpoint_record, random_numbers
 from vitpe.viz.similarity import cosine_similarity
 
 LOW, HIGH = -0.5, 0.9
@@ -80,9 +80,9 @@ VISIT = """
     notice: !at("notice").hidden, numbers: [...at("numbers").rows].map(row => row.cells[1].textContent),
   };
   const overview = at("overview"), large = at("large");
-  const point = (canvas, x, y, type = "pointermove") => {
+  const point = (canvas, x, y, type = "pointermove", pointerType = "mouse") => {
     const box = canvas.getBoundingClientRect();
-    const place = {clientX: box.left + x, clientY: box.top + y, bubbles: true};
+    const place = {clientX: box.left + x, clientY: box.top + y, bubbles: true, pointerType};
     canvas.dispatchEvent(new PointerEvent(type, place));
   };
   const cells = (canvas, x, y, side) =>
@@ -99,9 +99,13 @@ VISIT = """
   point(overview, ...tile(0, 5));
   look("hovered");
   seen.large = cells(large, 7 * layout.largeCell, 9 * layout.largeCell, layout.largeCell);
+  point(overview, ...tile(0, 5), "click");
   point(large, 7.5 * large.clientWidth / 11, 9.5 * large.clientHeight / 13);
   look("pointed");
-  point(overview, ...tile(12, 10), "pointerdown");
+  point(large, 0, 0, "pointerleave");
+  look("left");
+  point(overview, ...tile(12, 10), "click");
+  point(overview, ...tile(3, 3), "pointermove", "touch");
   look("touched");
   const key = (target, name) =>
     target.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true, cancelable: true}));
@@ -109,6 +113,8 @@ VISIT = """
   key(overview, "ArrowLeft");
   key(overview, "ArrowLeft");
   look("keys");
+  key(document.body, ",");
+  look("before");
   at("time").value = 0;
   at("time").dispatchEvent(new Event("input"));
   look("past");
@@ -154,9 +160,11 @@ def test_a_visit(history, text, tmp_path):
     assert close(seen["large"], 5, 9 * 11 + 7)
     expected = f"Similarity to row 9, column 7: {similarity[5, 9 * 11 + 7]:.2f}".replace("-", "−")
     assert seen["pointed"]["reading"] == expected
+    assert seen["left"]["chosen"] == "Row 0, column 5, the border"
     assert seen["touched"]["chosen"] == "Row 12, column 10, the border"
     assert seen["keys"]["chosen"] == "Row 11, column 8"
 
+    assert seen["before"]["facts"].startswith("step 2,000")
     assert seen["past"]["facts"].startswith("step 0")
     assert seen["past"]["notice"]
     assert not seen["start"]["notice"]
@@ -178,6 +186,70 @@ def test_it_fits_any_screen(text, tmp_path, size, dark):
     assert not console
     assert seen["width"] <= size[0]
     assert seen["background"] == ("rgb(20, 23, 29)" if dark else "rgb(255, 255, 255)")
+
+
+PHONE_VISIT = """
+  const overview = at("overview");
+  overview.scrollIntoView();
+  const box = overview.getBoundingClientRect();
+  const [clientX, clientY] = [box.left + 5.5 * box.width / 11, box.top + 9.5 * box.height / 13];
+  overview.dispatchEvent(new PointerEvent("click", {clientX, clientY, bubbles: true, pointerType: "touch"}));
+  const large = at("large").getBoundingClientRect(), text = at("reading").getBoundingClientRect();
+  seen.chosen = at("chosen").textContent;
+  seen.in_sight = [large, text].every(each => each.top >= 0 && each.bottom <= innerHeight && each.right <= innerWidth);
+  seen.large = document.elementFromPoint(large.left + 5, large.top + 5).id;
+  seen.meanings = at("measured").textContent;
+"""
+
+
+@needs_browser
+def test_a_tapped_map_is_in_sight_on_a_phone(text, tmp_path):
+    seen, _ = visit(text, PHONE_VISIT, tmp_path, PHONE)
+    assert seen["chosen"] == "Row 9, column 5"
+    assert seen["in_sight"]
+    assert seen["large"] == "large"
+    for meaning in (*(number.meaning for number in NUMBERS.values()), RANDOM_MEANING):
+        assert meaning in seen["meanings"]
+
+
+@pytest.fixture(scope="module", params=[(32, 32), (1, 40), (40, 1), (7, 30)], ids=str)
+def unusual(request, tmp_path_factory):
+    """A grid, and the page of two checkpoints of it."""
+    grid, folder = request.param, tmp_path_factory.mktemp("grid")
+    generator = np.random.default_rng(0)
+    for step in (0, 10):
+        values = generator.standard_normal((grid[0] * grid[1], 8))
+        write_checkpoint(folder / f"step-{step:07d}.safetensors", values, step, grid)
+    found = load_history([folder])
+    random = random_numbers(8, grid, found[0].face)
+    records = [checkpoint_record(checkpoint, random) for checkpoint in found]
+    return grid, page(found, records, ColourScale(LOW, HIGH), "viridis", 150)
+
+
+UNUSUAL_VISIT = """
+  const overview = at("overview"), box = overview.getBoundingClientRect();
+  const one = at("one").getBoundingClientRect();
+  seen.apart = innerWidth < 861 || box.right <= one.left;
+  seen.size = [box.width, box.height, at("large").clientWidth, at("large").clientHeight];
+  const place = {clientX: box.right - 2, clientY: box.bottom - 2, bubbles: true, pointerType: "touch"};
+  overview.dispatchEvent(new PointerEvent("click", place));
+  seen.chosen = at("chosen").textContent;
+  seen.fits = document.documentElement.scrollWidth <= innerWidth;
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_grids_of_any_shape_have_their_place(unusual, tmp_path, size):
+    (rows, columns), text = unusual
+    seen, _ = visit(text, UNUSUAL_VISIT, tmp_path, size)
+    assert seen["apart"]
+    assert seen["fits"]
+    assert seen["chosen"] == f"Row {rows - 1}, column {columns - 1}, the border"
+    width, height, *large = seen["size"]
+    assert 100 <= width <= 760
+    assert 20 <= height <= 900
+    assert max(large) >= 150
 
 
 def neighbours(n):

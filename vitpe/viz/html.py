@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vitpe.reporting.page import render
 from vitpe.viz.colours import PAGE_LEVELS, ColourScale, colour_map
 from vitpe.viz.history import Checkpoint, evenly, last_scored
-from vitpe.viz.numbers import NUMBERS
+from vitpe.viz.numbers import NUMBERS, RANDOM_MEANING
 from vitpe.viz.similarity import Floats, cosine_similarity
 
 UNDEFINED_PAIR = 65535
@@ -40,6 +40,7 @@ def page(
         "right_eye": [row * num_columns + column for row, column in face.right_eye] if face else [],
         "numbers": [{"key": key, "name": number.name, "meaning": number.meaning} for key, number in NUMBERS.items()],
         "random": records[0]["random"],
+        "random_meaning": RANDOM_MEANING,
         "frames": [_frame(history, index, records[index]) for index in shown],
     }
     template = resources.files("vitpe.viz").joinpath("page.html").read_text(encoding="utf-8")
