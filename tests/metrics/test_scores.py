@@ -13,8 +13,9 @@ from sklearn.calibration import calibration_curve
 
 from vitpe.errors import VitpeError
 from vitpe.metrics.comparison import compare
+from vitpe.metrics.names import METRICS
 from vitpe.metrics.reliability import reliability
-from vitpe.metrics.scores import INTERVAL_METRICS, METRICS, bootstrap, interval, nanmean, score
+from vitpe.metrics.scores import INTERVAL_METRICS, bootstrap, interval, nanmean, score
 
 TOLERANCE = 1e-9
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.helpers.answers import INFO, NAMES, answers, face
 from vitpe.errors import UsageError
 from vitpe.inference.predictions import EvalInfo, Prediction, select_attributes
-from vitpe.metrics.scores import METRICS, score
+from vitpe.metrics.names import METRICS
+from vitpe.metrics.scores import score
 from vitpe.reporting.metric_formats import sort_order
 from vitpe.reporting.records import prediction_json, predictions_csv, predictions_json, predictions_jsonl
 from vitpe.reporting.score_records import compare_csv, compare_json, eval_csv, eval_json

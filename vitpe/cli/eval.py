@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vitpe.cli.completion import attributes_of_model, sort_columns
 from vitpe.cli.options import (
     Checkpoints,
     Device,
@@ -39,6 +40,7 @@ def evaluate(
             help="A number from 0 to 1, or 'tune': fit on valid, store in the checkpoint; report with --split test.",
             show_default="the checkpoint's",
             rich_help_panel="Decisions",
+            autocompletion=lambda: ["tune"],
         ),
     ] = None,
     criterion: Annotated[
@@ -62,10 +64,20 @@ def evaluate(
     output: Annotated[str | None, format_option("table", "json", "csv")] = None,
     sort: Annotated[
         str | None,
-        typer.Option(help="Sort attributes by a column; -COLUMN reverses the order.", show_default="as in the data"),
+        typer.Option(
+            help="Sort attributes by a column; -COLUMN reverses the order.",
+            show_default="as in the data",
+            autocompletion=sort_columns,
+        ),
     ] = None,
     attributes: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Score only these attributes: Smiling,Male.", show_default="all")
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Score only these attributes: Smiling,Male.",
+            show_default="all",
+            autocompletion=attributes_of_model,
+        ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Compare two checkpoints.")] = False,
     by: Annotated[
@@ -73,6 +85,7 @@ def evaluate(
         typer.Option(
             metavar="ATTRIBUTES",
             help="Score groups of images: Male, or Male,Young (their product), or Male=1 (these images only).",
+            autocompletion=attributes_of_model,
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write a report to this file: .html, .png.")] = None,

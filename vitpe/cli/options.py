@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from vitpe import __version__
+from vitpe.cli import completion
 from vitpe.cli.memory import enough_memory
 from vitpe.config import DEFAULT_PRESET, PRESETS, DataConfig, RunConfig, TrainConfig, parse_settings, with_values
 from vitpe.errors import UsageError
@@ -86,20 +87,36 @@ Preset = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any value of config.json, e.g. train.adamw_lr=3e-4."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any value of config.json, e.g. train.adamw_lr=3e-4.",
+        autocompletion=completion.settings,
+    ),
 ]
 Store = Annotated[
-    str | None, typer.Option(help="Where images are kept: auto, device, memory, disk.", show_default=DataConfig.store)
+    str | None,
+    typer.Option(
+        help="Where images are kept: auto, device, memory, disk.",
+        show_default=DataConfig.store,
+        autocompletion=lambda: completion.choices("data.store"),
+    ),
 ]
 Keep = Annotated[
     str | None,
     typer.Option(
         help="What the history keeps: auto, all (whole models), pos_embed (what viz-pe needs).",
         show_default=TrainConfig.keep,
+        autocompletion=lambda: completion.choices("train.keep"),
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="Device: cpu, cuda, cuda:1, mps.", show_default="the fastest available")
+    str | None,
+    typer.Option(
+        help="Device: cpu, cuda, cuda:1, mps.",
+        show_default="the fastest available",
+        autocompletion=lambda: list(completion.DEVICES),
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the processor has it, and a little less exact.")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vitpe.cli.completion import attributes_of_model
 from vitpe.cli.options import (
     CHECKPOINT,
     NEWEST,
@@ -61,7 +62,10 @@ def predict(
         typer.Option(help="relevance: gradients, faster for large models; attention: where attribute queries look."),
     ] = "occlusion",
     top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
-    attributes: Annotated[str | None, typer.Option(help="Show only these attributes: Smiling,Male.")] = None,
+    attributes: Annotated[
+        str | None,
+        typer.Option(help="Show only these attributes: Smiling,Male.", autocompletion=attributes_of_model),
+    ] = None,
 ) -> None:
     """Predict the attributes of images."""
     kind = choose_format(output, ("table", "jsonl", "json", "csv"))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vitpe.cli.completion import attributes_to_train
 from vitpe.cli.options import (
     Device,
     Init,
@@ -42,7 +43,13 @@ def train(
     labels: Labels = None,
     relabel: Relabel = None,
     attributes: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Attributes to train on: Smiling,Male.", show_default="all")
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Attributes to train on: Smiling,Male.",
+            show_default="all",
+            autocompletion=attributes_to_train,
+        ),
     ] = None,
     num_train: Annotated[
         int | None,
@@ -81,6 +88,7 @@ def train(
             metavar="A,B",
             help="Draw images so that groups by these attributes' values come equally often: Blond_Hair,Male.",
             show_default="each image equally often",
+            autocompletion=attributes_to_train,
         ),
     ] = None,
     folds: Annotated[
@@ -99,7 +107,11 @@ def train(
     keep: Keep = None,
     log: Annotated[
         list[str] | None,
-        typer.Option(metavar="TRACKER", help="Also log to tensorboard or wandb. May be given twice."),
+        typer.Option(
+            metavar="TRACKER",
+            help="Also log to tensorboard or wandb. May be given twice.",
+            autocompletion=lambda: ["tensorboard", "wandb"],
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --run, or the newest, from its last state.")

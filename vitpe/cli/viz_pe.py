@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vitpe.cli.completion import COLOUR_MAPS
 from vitpe.cli.options import NEWEST, Device, Labels, choose_format, data_option, in_range, one_of
 from vitpe.cli.results import write_result
 from vitpe.errors import UsageError
@@ -58,7 +59,9 @@ def viz_pe(
         int, typer.Option(help="Width of the animation in pixels.", rich_help_panel="Look")
     ] = VizOptions.size,
     frame_ms: Annotated[int, typer.Option(help="Duration of a frame in milliseconds.")] = VizOptions.frame_ms,
-    cmap: Annotated[str, typer.Option(help="Colour map of matplotlib.")] = VizOptions.cmap,
+    cmap: Annotated[
+        str, typer.Option(help="Colour map of matplotlib.", autocompletion=lambda: list(COLOUR_MAPS))
+    ] = VizOptions.cmap,
     per_tile_scale: Annotated[
         bool,
         typer.Option("--per-tile-scale", help="Give each map its own colour scale: more contrast, but not comparable."),

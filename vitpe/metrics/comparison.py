@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vitpe.metrics.names import METRICS
 from vitpe.metrics.scores import (
-    METRICS,
     NUM_RESAMPLES,
     FloatArray,
     Scores,

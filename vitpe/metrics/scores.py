@@ -14,25 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitpe.errors import VitpeError
+from vitpe.metrics.names import METRICS
 from vitpe.metrics.reliability import NUM_BINS, bin_of, calibration_interval
 
 FloatArray = NDArray[np.float64]
-
-METRICS = (
-    "prevalence",
-    "accuracy",
-    "majority_accuracy",
-    "lift",
-    "balanced_accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "average_precision",
-    "roc_auc",
-    "brier",
-    "ece",
-)
-LOWER_IS_BETTER = frozenset({"brier", "ece"})
 
 # A resample adds its own sampling noise to every bin's gap, so replicates of the calibration error all lie above the
 # estimate, which itself lies above the truth for the same reason: its interval is made by `calibration_interval`.

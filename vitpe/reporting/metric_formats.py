@@ -9,7 +9,8 @@ import numpy as np
 
 from vitpe.errors import UsageError
 from vitpe.inference.predictions import nearest
-from vitpe.metrics.scores import LOWER_IS_BETTER, METRICS, Scores
+from vitpe.metrics.names import LOWER_IS_BETTER, METRICS, SORT_KEYS
+from vitpe.metrics.scores import Scores
 from vitpe.reporting.terminal import UNICODE, Glyphs
 
 
@@ -78,7 +79,6 @@ SUMMARY: Final = {
 _SORT_ALIASES: Final = {
     alias: metric for metric in METRICS for alias in (FORMATS[metric].heading.lower(), *FORMATS[metric].aliases)
 }
-SORT_KEYS: Final = ("attribute", "threshold", *METRICS)
 
 
 def sort_key(sort: str | None) -> str | None:

@@ -16,9 +16,10 @@ from vitpe.inference.answers import Answers
 from vitpe.inference.predictions import EvalInfo
 from vitpe.inference.suspects import SuspectLabels
 from vitpe.metrics.groups import GAPS, GroupScores
+from vitpe.metrics.names import LOWER_IS_BETTER, METRICS
 from vitpe.metrics.precision_recall import precision_recall
 from vitpe.metrics.reliability import Reliability, reliability
-from vitpe.metrics.scores import LOWER_IS_BETTER, METRICS, Mean, Scores
+from vitpe.metrics.scores import Mean, Scores
 from vitpe.reporting.metric_formats import FORMATS, SUMMARY
 from vitpe.reporting.page import render, shared_text
 from vitpe.reporting.suspect_records import suspects_record

@@ -9,7 +9,8 @@ from vitpe.inference.predictions import EvalInfo
 from vitpe.inference.suspects import SuspectLabels
 from vitpe.metrics.comparison import Comparison, PairedDifference
 from vitpe.metrics.groups import GroupScores
-from vitpe.metrics.scores import LEVEL, METRICS, Scores
+from vitpe.metrics.names import METRICS
+from vitpe.metrics.scores import LEVEL, Scores
 from vitpe.reporting.group_records import group_order, group_record
 from vitpe.reporting.metric_formats import sort_order
 from vitpe.reporting.records import SCHEMA, csv_table, dumps, plain

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from vitpe.inference.predictions import EvalInfo
 from vitpe.metrics.comparison import Comparison, PairedDifference
-from vitpe.metrics.scores import LEVEL, LOWER_IS_BETTER, METRICS, Scores
+from vitpe.metrics.names import LOWER_IS_BETTER, METRICS
+from vitpe.metrics.scores import LEVEL, Scores
 from vitpe.reporting.metric_formats import FORMATS, SUMMARY, sort_key, sort_order
 from vitpe.reporting.terminal import MAX_NAME, Flow, Glyphs, glyphs_for, interval_plot, signed_bar
 from vitpe.text import printable

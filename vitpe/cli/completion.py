@@ -1,0 +1,90 @@
+"""What a shell offers after an option. It must come at once: nothing is imported here that computes."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from vitpe.celeba import ATTRIBUTES
+from vitpe.config import RunConfig
+from vitpe.errors import VitpeError
+from vitpe.metrics.names import SORT_KEYS
+from vitpe.runs.find import default_run, weights_file
+from vitpe.runs.tensor_file import open_tensors
+
+DEVICES: Final = ("cpu", "cuda", "mps")
+COLOUR_MAPS: Final = tuple("viridis plasma inferno magma cividis turbo gray coolwarm RdBu_r".split())
+"""Of matplotlib's, which has many more and takes long to say them."""
+_PLAIN: Final = re.compile(r"[\w.+=-]+")
+"""What every shell takes as it stands. A file's names may be anything, and shells evaluate what is offered."""
+
+
+def settings(incomplete: str) -> list[str]:
+    """Of --set: keys of config.json, and after KEY= the values where there are few."""
+    key, equals, _ = incomplete.partition("=")
+    return [f"{key}={value}" for value in choices(key)] if equals else [f"{key}=" for key in _types()]
+
+
+def choices(key: str) -> list[str]:
+    """The values that a key of config.json can have, as --set takes them; none where they are not few."""
+    kinds = [kind for kind in (_types().get(key), *get_args(_types().get(key))) if kind is not None]
+    if bool in kinds:
+        return ["true", "false"]
+    return [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+
+
+@cache
+def _types() -> dict[str, Any]:
+    """Of each key of config.json."""
+    sections = get_type_hints(RunConfig)
+    return {
+        f"{section}.{field.name}": get_type_hints(of)[field.name]
+        for section, of in sections.items()
+        if is_dataclass(of)
+        for field in fields(of)
+    }
+
+
+def sort_columns(context: typer.Context) -> list[str]:
+    """Of `eval --sort`, with what --by and --compare bring before it."""
+    compare, by = context.params.get("compare"), context.params.get("by")
+    if compare:
+        return ["difference"] if by else ["difference", *SORT_KEYS]
+    return ["gap", *SORT_KEYS] if by else list(SORT_KEYS)
+
+
+def attributes_to_train(context: typer.Context, incomplete: str) -> list[str]:
+    """A,B of `train`: CelebA's names, which drawn faces have, too; none for images with labels of their own."""
+    return [] if context.params.get("labels") else _listed(incomplete, ATTRIBUTES)
+
+
+def attributes_of_model(context: typer.Context, incomplete: str) -> list[str]:
+    """A,B of a command that takes a checkpoint: the names of its answers, or CelebA's where none can be read."""
+    named = context.params.get("checkpoint")
+    if "checkpoints" in context.params and context.args:  # an argument stays there while an option lacks its value
+        named = context.args[0]
+    try:
+        path = default_run("weights", lambda _: None) if named is None else Path(named).expanduser()
+        with open_tensors(weights_file(path)) as file:
+            names = json.loads(file.metadata["vitpe"])["attributes"]
+        return _listed(incomplete, [name for name in names if isinstance(name, str)])
+    except (
+        VitpeError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+    ):  # of a damaged one the command tells
+        return _listed(incomplete, ATTRIBUTES)
+
+
+def _listed(incomplete: str, names: Iterable[str]) -> list[str]:
+    """Each name after those that stand there, without these."""
+    begun, comma, _ = incomplete.rpartition(",")
+    return [f"{begun}{comma}{name}" for name in names if _PLAIN.fullmatch(name) and name not in begun.split(",")]
