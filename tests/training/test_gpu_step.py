@@ -382,8 +382,8 @@ def test_deliberate_faults_are_found(owner: type, method: str, fault: Any) -> No
 
 
 def test_an_optimizer_left_on_the_cpu_is_found() -> None:
-    def on_cpu(model: VisionTransformer, config: Any, whitening: Any) -> Any:
-        made = optimizer_module.make_optimizers(model, config, whitening)
+    def on_cpu(*arguments: Any) -> Any:
+        made = optimizer_module.make_optimizers(*arguments)
         for parameter in made.members[0].param_groups[0]["params"]:
             made.members[0].state[parameter]["momentum_buffer"] = torch.zeros(parameter.shape)
         return made

@@ -116,7 +116,7 @@ class Trainer:
     @cached_property
     def _optimizers(self) -> Optimizers:
         """Made when needed: torch takes seconds to import what they are built on, a finished run needs none."""
-        return make_optimizers(self._model, self._config, self._whitening)
+        return make_optimizers(self._model, self._config, self._whitening, self._workers)
 
     @property
     def step(self) -> int:
@@ -139,7 +139,7 @@ class Trainer:
             average=_copies(self._average.tensors) if self._average is not None else {},
             optimizer=_copies(self._optimizers.state_tensors()) if self.step else {},
             whitening=_copies(self._whitening.tensors()) if self._whitening is not None else {},
-            loss_sums=self._workers.all_gather(self._loss_sum),
+            loss_sums=self._workers.all_gather(self._loss_sum.cpu()),
         )
 
     def restore(self, state: TrainState) -> None:

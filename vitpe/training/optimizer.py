@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -12,6 +13,7 @@ from vitpe.config import TrainConfig
 from vitpe.model.vit import VisionTransformer
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.whitening import WhitenedUpdates, Whitening
+from vitpe.training.workers import ALONE, Workers
 
 ADAMW_BETAS = (0.9, 0.999)
 _ALIGNMENT: Final = 64
@@ -89,11 +91,13 @@ class Optimizers:
         self._share_rates()  # loading has put copies in the place of the rates
 
 
-def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Whitening | None = None) -> Optimizers:
+def make_optimizers(
+    model: VisionTransformer, config: TrainConfig, whitening: Whitening | None = None, workers: Workers = ALONE
+) -> Optimizers:
     """Muon on the two-dimensional weights inside `blocks` and `stem` and on the query pool's keys and values, the maps
     between features that it is made for (Jordan et al. 2024, kellerjordan.github.io/posts/muon), and on the patch
     projection where `whitening` makes its inputs such features; AdamW (arXiv:1711.05101) on the rest, and on all
-    without muon_lr. Weight decay: of what is Muon's.
+    without muon_lr. Weight decay: of what is Muon's. workers: among whom Muon's work is shared.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     whitened = None
@@ -112,7 +116,7 @@ def make_optimizers(model: VisionTransformer, config: TrainConfig, whitening: Wh
     adamw = AdamW(rest, lr=config.adamw_lr, betas=ADAMW_BETAS, fused=True, capturable=device.type == "cuda")
     if config.muon_lr is None:
         return Optimizers((adamw,), peaks, rates, whitened)
-    kind = Muon if on_cpu else BatchedMuon
+    kind = Muon if on_cpu and workers.world_size == 1 else partial(BatchedMuon, workers=workers)
     muon = kind(matrices, lr=config.muon_lr, weight_decay=config.weight_decay)
     return Optimizers((muon, adamw), peaks, rates, whitened)
 

@@ -41,7 +41,9 @@ class Workers:
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over all workers in the backward pass."""
         with self.doing(WAITING):
-            return DistributedDataParallel(model, broadcast_buffers=False) if self.world_size > 1 else model
+            if self.world_size == 1:
+                return model
+            return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of `value` over all workers; overwrites it."""
@@ -73,14 +75,14 @@ class Workers:
         return highest == -negative_lowest
 
     def all_gather(self, value: torch.Tensor) -> torch.Tensor:
-        """Each worker's scalar → (world_size,) on the CPU, by rank."""
-        host = value.detach().to("cpu", copy=True)
+        """Each worker's `value`, all of one shape → (world_size, *shape), by rank, on its device."""
         if self.world_size == 1:
-            return host.reshape(1)
-        gathered = [torch.zeros_like(host) for _ in range(self.world_size)]
+            return value[None]
+        gathered = value.new_empty(self.world_size, *value.shape)
+        group = _host_group() if value.device.type == "cpu" else None
         with self.doing(WAITING):
-            dist.all_gather(gathered, host, group=_host_group())
-        return torch.stack(gathered)
+            dist.all_gather(list(gathered.unbind()), value, group=group)
+        return gathered
 
 
 ALONE: Final = Workers()
