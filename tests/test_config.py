@@ -41,7 +41,7 @@ def model_configs(draw: st.DrawFn) -> ModelConfig:
         num_heads=num_heads,
         mlp_ratio=draw(st.floats(0.5, 8)),
         global_pool=draw(st.sampled_from(["token", "avg", "queries"])),
-        pos_embed=draw(st.sampled_from(["learned", "sincos"])),
+        pos_embed=draw(st.sampled_from(["learned", "sincos", "factorized", "none"])),
         rope=draw(st.sampled_from(["none", "axial", "mixed"])),
         drop_path_rate=draw(share),
         stem_width=stem_width,

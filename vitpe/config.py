@@ -41,6 +41,8 @@ class ModelConfig:
 
     global_pool: what the logits are read from: the class "token", the "avg" of the patches' tokens, or "queries", one
     an attribute that attends to all tokens, beside the class token (vitpe.model.pooling), of which timm knows nothing.
+    pos_embed: how a patch is told where it is: by a row "learned" for it, by fixed sines and cosines ("sincos"), by the
+    sum of what is learned for its row and for its column of the grid ("factorized"), or by "none" of these.
     rope: rotary position embedding beside pos_embed, along the "axial" directions or in learned, "mixed" ones
     (vitpe.model.rope).
     stem_width: channels of the first layer of a convolutional stem beside the patch projection (vitpe.model.stem), of
@@ -56,7 +58,7 @@ class ModelConfig:
     num_heads: Annotated[int, Bounds(1, 65_536)] = 6
     mlp_ratio: Annotated[float, Bounds(0, 100, above=True)] = 4.0
     global_pool: Literal["token", "avg", "queries"] = "token"
-    pos_embed: Literal["learned", "sincos"] = "learned"
+    pos_embed: Literal["learned", "sincos", "factorized", "none"] = "learned"
     rope: Literal["none", "axial", "mixed"] = "none"
     stem_width: Annotated[int, Bounds(0, 8_192)] = 0
     drop_path_rate: Annotated[float, _SHARE] = 0.0
@@ -75,7 +77,7 @@ class ModelConfig:
             "every head needs the same width",
         )
         require(
-            self.pos_embed == "learned" or self.embed_dim % 4 == 0,
+            self.pos_embed != "sincos" or self.embed_dim % 4 == 0,
             f"embed_dim {self.embed_dim} is not a multiple of 4",
             "sine-cosine position embeddings need that",
         )

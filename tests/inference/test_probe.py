@@ -232,3 +232,24 @@ def test_a_checkpoint_with_other_attributes(run, tmp_path):
     called = call_vitpe("viz-pe", tmp_path / "other.safetensors", "--probe", "--data", data, "--out", tmp_path, *SMALL)
     assert called.code == 1
     assert "answers A, B, C" in called.stderr
+
+
+def test_rows_and_columns_are_probed_as_their_sums(celeba, tmp_path):
+    """The oracle is the same model with one table. Some changes, such as a shuffle, are no sums of rows and columns."""
+    train_tiny(celeba, tmp_path / "sums", model__pos_embed="factorized", train__steps=16)
+    shutil.copytree(tmp_path / "sums", tmp_path / "table")
+    model, info = load_checkpoint(tmp_path / "sums" / "best.safetensors")
+    for factor in (model.pos_embed_y, model.pos_embed_x):
+        factor.data = 3 * torch.randn(factor.shape, generator=torch.Generator().manual_seed(0))
+    save_checkpoint(tmp_path / "sums" / "best.safetensors", model.state_dict(), info)
+    tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("pos_embed")}
+    tensors["pos_embed"] = model.position_table()
+    info = replace(info, model=replace(info.model, pos_embed="learned"))
+    save_checkpoint(tmp_path / "table" / "best.safetensors", tensors, info)
+    records = []
+    for name in ("sums", "table"):
+        checkpoint = tmp_path / name / "best.safetensors"
+        (record,) = probed(call_vitpe("viz-pe", checkpoint, "--probe", "--out", tmp_path / f"of {name}", *SMALL))
+        records.append({key: value for key, value in record.items() if key != "checkpoint"})
+    assert records[0] == records[1]
+    assert any(change["average_precision"]["difference"] for change in records[0]["changes"])

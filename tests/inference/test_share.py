@@ -63,9 +63,9 @@ def random_images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 28, 20, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("mlp_ratio", [4.0, 2.33])
-def test_a_transformers_pipeline_gives_the_same_answers(tmp_path, mlp_ratio):
-    model, weights, info = made(replace(CONFIG, mlp_ratio=mlp_ratio))
+@pytest.mark.parametrize("change", [{}, {"mlp_ratio": 2.33}, {"pos_embed": "factorized"}], ids=str)
+def test_a_transformers_pipeline_gives_the_same_answers(tmp_path, change):
+    model, weights, info = made(replace(CONFIG, **change))
     folder = write(tmp_path / "hf", huggingface_files(weights, info))
     classify = transformers.pipeline("image-classification", model=str(folder), device="cpu")
     images = random_images()
@@ -85,9 +85,13 @@ def test_the_configuration_holds_the_thresholds(tmp_path):
     assert config.thresholds == dict(zip(ATTRIBUTES, info.thresholds, strict=True))
 
 
-@pytest.mark.parametrize(("pool", "mlp_ratio"), [("token", 4.0), ("avg", 4.0), ("token", 2.33), ("token", 2.49)])
-def test_timm_gives_the_same_logits(tmp_path, pool, mlp_ratio):
-    model, weights, info = made(replace(CONFIG, global_pool=pool, mlp_ratio=mlp_ratio))
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"global_pool": "avg"}, {"mlp_ratio": 2.33}, {"mlp_ratio": 2.49}, {"pos_embed": "factorized"}],
+    ids=str,
+)
+def test_timm_gives_the_same_logits(tmp_path, change):
+    model, weights, info = made(replace(CONFIG, **change))
     folder = write(tmp_path / "timm", timm_files(weights, info))
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = random_images()
@@ -108,6 +112,8 @@ def test_timm_gives_the_same_logits(tmp_path, pool, mlp_ratio):
         (huggingface_files, {"stem_width": 8}, "stem_width=8"),
         (timm_files, {"global_pool": "queries"}, "global_pool=queries"),
         (timm_files, {"stem_width": 8}, "stem_width=8"),
+        (huggingface_files, {"rope": "axial"}, "rope=axial"),
+        (timm_files, {"rope": "mixed"}, "rope=mixed"),
     ],
 )
 def test_a_model_that_the_library_cannot_hold_is_refused(files, change, part):

@@ -62,7 +62,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         num_heads=num_heads,
         mlp_ratio=draw(st.sampled_from([0.5, 2.0, 3.3, 4.0])),
         global_pool=draw(st.sampled_from(["token", "avg", "queries"])),
-        pos_embed=draw(st.sampled_from(["learned", "sincos"])),
+        pos_embed=draw(st.sampled_from(["learned", "sincos", "factorized", "none"])),
         rope=draw(st.sampled_from(["none", "axial", "mixed"])),
         stem_width=draw(st.integers(1, 6)) if with_stem else 0,
     )

@@ -24,6 +24,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "queries": {"model__global_pool": "queries"},
     "axial RoPE": {"model__rope": "axial"},
     "mixed RoPE and queries": {"model__rope": "mixed", "model__global_pool": "queries"},
+    "rows and columns": {"model__pos_embed": "factorized"},
+    "no embedding but RoPE": {"model__pos_embed": "none", "model__rope": "axial"},
     "queries and stem": {"model__global_pool": "queries", "model__stem_width": 8},
 }
 

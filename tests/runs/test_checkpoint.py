@@ -151,6 +151,16 @@ def test_a_history_file_holds_frequencies_that_are_learned(tmp_path: Path) -> No
     assert torch.equal(tensors["rope.freqs"], model.rope.freqs)
 
 
+def test_a_history_file_holds_rows_and_columns(tmp_path: Path) -> None:
+    info = replace(INFO, model=replace(INFO.model, pos_embed="factorized"), history_only=True)
+    model = VisionTransformer(info.model)
+    model.pos_embed_y.data.normal_()
+    save_checkpoint(tmp_path / "sums.safetensors", model.state_dict(), info)
+    tensors = read_tensors(tmp_path / "sums.safetensors")
+    assert sorted(tensors) == ["patch_embed.proj.weight", "pos_embed_x", "pos_embed_y"]
+    assert torch.equal(tensors["pos_embed_y"], model.pos_embed_y)
+
+
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [

@@ -62,6 +62,29 @@ def test_timm_distilled_and_compiled(tmp_path):
     np.testing.assert_array_equal(checkpoint.embeddings, position_embeddings(model)[2:])
 
 
+def test_timms_rows_and_columns(tmp_path):
+    options = {"embed_dim": 8, "depth": 1, "num_heads": 2, "pos_embed": "factorized", "pos_embed_grid_size": (5, 3)}
+    model = filled(timm.models.naflexvit.NaFlexVit(timm.models.naflexvit.NaFlexVitCfg(**options)))
+    path = saved(model, tmp_path)
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.grid_size == (5, 3)
+    tokens = torch.zeros(1, 15, 8)
+    with torch.no_grad():
+        model.embeds._apply_factorized_pos_embed(tokens, (5, 3))
+    np.testing.assert_array_equal(checkpoint.embeddings, tokens[0])
+    np.testing.assert_array_equal(read_checkpoint(path, (5, 3)).embeddings, checkpoint.embeddings)
+    with pytest.raises(VitpeError, match="says that its grid is 5 x 3, not 3 x 5") as caught:
+        read_checkpoint(path, (3, 5))
+    assert caught.value.hint == "do without --grid"
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 8), (1, 3, 7), (1, 0, 8), (1, 2000, 8)])
+def test_columns_that_are_none(tmp_path, shape):
+    save_file({"pos_embed_y": torch.zeros(1, 5, 8), "pos_embed_x": torch.zeros(shape)}, tmp_path / "m.safetensors")
+    with pytest.raises(VitpeError, match=r"pos_embed_x has shape|5 x 2000 position embeddings"):
+        read_checkpoint(tmp_path / "m.safetensors")
+
+
 def test_torchvision(tmp_path):
     model = filled(torchvision.models.VisionTransformer(64, 16, 1, 2, 8, 16, num_classes=3))
     checkpoint = read_checkpoint(saved(model, tmp_path))

@@ -112,6 +112,7 @@ def _joined(variant: _Variant) -> NDArray[np.float64]:
 def _variants(model: VisionTransformer, info: CheckpointInfo, device: torch.device) -> Sequence[_Variant]:
     """The model as it is, then one variant for each draw of each change. They share all but the embeddings."""
     rng = np.random.default_rng(SEED)
+    table = model.position_table().detach()
 
     def variant(name: str, positions: Tensor, shuffles: bool = False) -> _Variant:
         changed = _with_positions(model, info, positions)
@@ -119,20 +120,20 @@ def _variants(model: VisionTransformer, info: CheckpointInfo, device: torch.devi
 
     def draws(change: Change) -> list[_Variant]:
         if change.apply is None:
-            return [variant(change.name, model.pos_embed, shuffles=True)]
-        grid = model.pos_embed[0, 1:].detach().cpu().numpy().reshape(*info.model.grid_size, -1)
+            return [variant(change.name, table, shuffles=True)]
+        grid = table[0, 1:].cpu().numpy().reshape(*info.model.grid_size, -1)
         return [variant(change.name, with_grid(change.apply(grid, rng))) for _ in range(change.num_draws)]
 
     def with_grid(grid: NDArray[np.float32]) -> Tensor:
         patches = torch.from_numpy(grid).reshape(1, -1, grid.shape[-1]).to(device)
-        return torch.cat([model.pos_embed[:, :1].detach(), patches], dim=1)
+        return torch.cat([table[:, :1], patches], dim=1)
 
-    return [variant("", model.pos_embed), *(each for change in CHANGES for each in draws(change))]
+    return [variant("", table), *(each for change in CHANGES for each in draws(change))]
 
 
 def _with_and_without(loaded: LoadedCheckpoint) -> tuple[VisionTransformer, VisionTransformer]:
     """Two models that share all but their position embeddings, which are those of the checkpoint and zero."""
-    positions = loaded.model.pos_embed.detach()
+    positions = loaded.model.position_table().detach()
     patches = torch.arange(positions.shape[1], device=positions.device) > 0
     tables = (positions, positions.masked_fill(patches[None, :, None], 0))
     first, second = (_with_positions(loaded.model, loaded.info, table) for table in tables)
@@ -140,8 +141,10 @@ def _with_and_without(loaded: LoadedCheckpoint) -> tuple[VisionTransformer, Visi
 
 
 def _with_positions(model: VisionTransformer, info: CheckpointInfo, positions: Tensor) -> VisionTransformer:
-    """Another model of the same tensors but for its position embeddings (1, 1+N, D)."""
-    return build_model(info, model.state_dict() | {"pos_embed": positions})
+    """Another model of the same tensors but for its position embeddings (1, 1+N, D), which may be any."""
+    tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("pos_embed")}
+    any_table = replace(info, model=replace(info.model, pos_embed="learned"))
+    return build_model(any_table, tensors | {"pos_embed": positions})
 
 
 def shuffle_patches(images: Tensor, patch_size: int, rng: np.random.Generator) -> Tensor:

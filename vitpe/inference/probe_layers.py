@@ -109,6 +109,6 @@ class _Watched:
 
     def position_attention(self) -> FloatArray:
         """(h, N, N), see `LayerProbe`."""
-        positions = self._observer.model.pos_embed[0, 1:].detach()
+        positions = self._observer.model.position_table()[0, 1:].detach()
         content = positions.new_tensor(self._sum_of_inputs / self._num_inputs) - positions.mean(dim=0)
         return self._observer.attention_of(content + positions).cpu().double().numpy()

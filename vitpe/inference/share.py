@@ -10,6 +10,7 @@ from safetensors.numpy import save
 
 from vitpe.config import LAYER_NORM_EPS, ModelConfig
 from vitpe.errors import UsageError
+from vitpe.model.shapes import with_position_table
 from vitpe.outputs import MARK
 from vitpe.runs.metadata import CheckpointInfo
 
@@ -38,6 +39,7 @@ def huggingface_files(weights: Weights, info: CheckpointInfo) -> dict[str, bytes
     """
     model = info.model
     _refuse_what_others_lack(model, "transformers", pools=("token",))
+    weights = with_position_table(weights)
     labels = {str(number): name for number, name in enumerate(info.attributes)}
     config = {
         "generator": MARK,
@@ -90,6 +92,7 @@ def timm_files(weights: Weights, info: CheckpointInfo) -> dict[str, bytes]:
     """
     model = info.model
     _refuse_what_others_lack(model, "timm", pools=("token", "avg"))
+    weights = with_position_table(weights)
     exact = round(model.mlp_ratio * model.embed_dim) == model.mlp_ratio * model.embed_dim
     config = {
         "generator": MARK,
@@ -129,6 +132,7 @@ def _refuse_what_others_lack(model: ModelConfig, library: str, pools: tuple[str,
     lacking = {
         f"global_pool={model.global_pool}": model.global_pool not in pools,
         f"stem_width={model.stem_width}": model.stem_width > 0,
+        f"rope={model.rope}": model.rope != "none",
     }
     for part, absent in lacking.items():
         if absent:

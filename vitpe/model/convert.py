@@ -20,7 +20,7 @@ from vitpe.errors import VitpeError
 from vitpe.model.facts import Grid, ModelFacts, split_rows, tokens_before_patches
 from vitpe.model.pooling import QUERY_TENSORS, QueryPool
 from vitpe.model.rope import RotaryEmbedding
-from vitpe.model.vit import VisionTransformer
+from vitpe.model.vit import VisionTransformer, position_table, sincos_embedding
 
 Origin = Literal["timm", "torchvision", "huggingface"]
 
@@ -59,6 +59,7 @@ _HUGGINGFACE_NAMES = (
 )
 _MARKS: tuple[tuple[str, Origin, tuple[tuple[str, str], ...]], ...] = (
     ("pos_embed", "timm", ()),
+    ("pos_embed_y", "timm", ()),
     ("encoder.pos_embedding", "torchvision", _TORCHVISION_NAMES),
     ("embeddings.position_embeddings", "huggingface", _HUGGINGFACE_NAMES),
 )
@@ -67,6 +68,7 @@ _UNUSED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token", 
 _DECODER = re.compile(r"decoder[._]")  # of masked autoencoders
 _QUERIES = "query_pool."  # of ours alone
 _FREQUENCIES = "rope.freqs"
+_FACTORS = ("pos_embed_y", "pos_embed_x")
 _SHOWN = 5  # names in a note
 
 
@@ -97,7 +99,8 @@ def convert_state_dict(
     are zero, which starts them at probability one half. So it is with attribute queries, which start anew where the
     weights have none.
     facts: what is said of the weights elsewhere. grid: (rows, columns) of their pos_embed as the user says; where
-    nobody says it, see `split_rows`. pos_embed is resampled to model_config.grid_size.
+    nobody says it, see `split_rows`. Position embeddings are resampled to model_config.grid_size and brought into
+    the form of model_config.pos_embed, with a note where that changes the logits.
     VitpeError names the first tensor that is missing, has no place in the model or does not fit, and what was expected;
     sizes, grid and number of heads that contradict the model's, with the preset that fits.
     """
@@ -307,12 +310,79 @@ def _convert_rope(found: dict[str, Tensor], config: ModelConfig, facts: ModelFac
 def _convert_pos_embed(
     found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts, asked: Grid | None, notes: list[str]
 ) -> None:
+    """Whatever the weights have → what the model has. The class token's own row is part of the token where the model
+    learns no row for it.
+    """
+    factors = None
+    if any(key in found for key in _FACTORS):
+        factors = _convert_factors(found, config, asked, notes)
+        table = position_table(*factors)
+    else:
+        _convert_table(found, config, facts, asked, notes)
+        table = found.pop("pos_embed").float()
+    if config.pos_embed != "learned" and table[:, :1].any():
+        _shape(found, "cls_token", "(1, 1, D)")
+        found["cls_token"] = found["cls_token"].float() + table[:, :1]
+        table = torch.cat([torch.zeros_like(table[:, :1]), table[:, 1:]], dim=1)
+    other = f"pos_embed: {config.pos_embed} where the weights were trained with others, so that their logits change"
+    match config.pos_embed:
+        case "factorized":
+            y, x = factors or _split_table(table, config.grid_size)
+            if not torch.allclose(position_table(y, x), table, rtol=0, atol=1e-5):
+                notes.append(other)
+            found |= dict(zip(_FACTORS, (y, x), strict=True))
+            return
+        case "none" if table.any():
+            notes.append(other)
+            table = torch.zeros_like(table)
+        case "sincos" if not torch.allclose(table[0, 1:], sincos_embedding(config.grid_size, table.shape[2])):
+            notes.append("pos_embed: the weights' own, which stay as they are, in the place of sines and cosines")
+        case "learned" if factors:
+            notes.append("pos_embed: each patch starts with the sum of the weights' row and column")
+    found["pos_embed"] = table
+
+
+def _convert_factors(
+    found: dict[str, Tensor], config: ModelConfig, asked: Grid | None, notes: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns on the model's grid, each resampled by itself."""
+    rows, columns = (_shape(found, key, "(1, side, D)") for key in _FACTORS)
+    for key, shape in zip(_FACTORS, (rows, columns), strict=True):
+        if shape != (1, shape[1], config.embed_dim):
+            raise _misfit(key, found[key], f"(1, side, {config.embed_dim})")
+    grid = rows[1], columns[1]
+    if asked is not None and asked != grid:
+        raise _other_grid(grid, asked)
+    if grid != config.grid_size:
+        notes.append("pos_embed resampled from {}x{} to {}x{} patches".format(*grid, *config.grid_size))
+    y, x = (
+        resample_pos_embed(found.pop(key).float(), (old, 1), (new, 1), num_prefix_tokens=0)
+        for key, old, new in zip(_FACTORS, grid, config.grid_size, strict=True)
+    )
+    return y, x
+
+
+def _split_table(table: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """(1, 1+N, D) → the rows (1, rows, D) and columns (1, columns, D) whose sums are nearest to it, in squares."""
+    patches = table[:, 1:].reshape(1, *grid, -1)
+    y = patches.mean(dim=2)
+    return y, patches.mean(dim=1) - y.mean(dim=1, keepdim=True)
+
+
+def _other_grid(grid: Grid, asked: Grid) -> VitpeError:
+    return VitpeError("its grid is {}x{}, not {}x{}".format(*grid, *asked), f"do without {GRID_OPTION}")
+
+
+def _convert_table(
+    found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts, asked: Grid | None, notes: list[str]
+) -> None:
+    """One row a patch, on the model's grid, after a row for the class token."""
     shape = _shape(found, "pos_embed", "(1, 1 + N, D)")
     num_rows, width = shape[1:]
     tokens = tokens_before_patches({key: tuple(tensor.shape) for key, tensor in found.items()}, "pos_embed")
     ours, beside = (facts.grid_size, None) if facts.is_ours else (None, facts.grid_size)
-    if None not in (asked, ours) and asked != ours:
-        raise VitpeError("its grid is {}x{}, not {}x{}".format(*ours or (), *asked or ()), f"do without {GRID_OPTION}")
+    if asked is not None and ours is not None and asked != ours:
+        raise _other_grid(ours, asked)
     known = asked or ours
     try:
         rows = split_rows(num_rows, tokens, known=known, beside=beside, likely=config.grid_size, option=GRID_OPTION)
@@ -352,7 +422,8 @@ def resample_pos_embed(
 
 def _check_sizes(found: dict[str, Tensor], config: ModelConfig, facts: ModelFacts) -> None:
     """VitpeError, with the preset that fits, unless width, depth, patches, MLP and stem are the model's."""
-    width = _shape(found, "pos_embed", "(1, 1 + N, D)")[-1]
+    key, expected = (_FACTORS[0], "(1, rows, D)") if _FACTORS[0] in found else ("pos_embed", "(1, 1 + N, D)")
+    width = _shape(found, key, expected)[-1]
     theirs: dict[str, float] = {"embed_dim": width, "depth": _depth(found)}
     if "patch_embed.proj.weight" in found:
         theirs["patch_size"] = _shape(found, "patch_embed.proj.weight", "(D, C, P, P)")[-1]
@@ -393,15 +464,16 @@ def _sizes(values: dict[str, float], keys: Sequence[str]) -> str:
 def _check_places(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """VitpeError for a tensor that the model has not."""
     for key in found:
-        if key not in expected and key.startswith(_QUERIES):
+        if key in expected or key in ("pos_embed", *_FACTORS):
+            continue
+        if key.startswith(_QUERIES):
             raise VitpeError(
                 "the weights have attribute queries, the model has none", "--set model.global_pool=queries"
             )
-        if key not in expected:
-            raise VitpeError(
-                f"tensor {key!r} of shape {tuple(found[key].shape)} has no place in the model",
-                hint="only the plain ViT with a class token is understood: no registers, no layer scale",
-            )
+        raise VitpeError(
+            f"tensor {key!r} of shape {tuple(found[key].shape)} has no place in the model",
+            hint="only the plain ViT with a class token is understood: no registers, no layer scale",
+        )
 
 
 def _check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

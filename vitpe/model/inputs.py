@@ -43,7 +43,7 @@ class PixelClassifier(nn.Module):
     def __init__(self, model: VisionTransformer, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        self.normalize = Normalize(mean, std, model.config.patch_size).to(model.pos_embed.device)
+        self.normalize = Normalize(mean, std, model.config.patch_size).to(model.cls_token.device)
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """keep: numbers (B, K) of the patches that are not dropped, None for all."""
@@ -60,7 +60,7 @@ class PixelClassifier(nn.Module):
 
     def _normalize(self, patches: Tensor) -> Tensor:
         values: Tensor = self.normalize(patches)
-        return values.to(self.model.pos_embed.dtype)
+        return values.to(self.model.cls_token.dtype)
 
 
 class FoldedClassifier(nn.Module):
@@ -97,7 +97,7 @@ class FoldedClassifier(nn.Module):
         """→ tokens (B, 1+N, D)"""
         # A pixel's 256 values are whole numbers in bfloat16, too.
         pixels = self._patches(images).type(self.weight.dtype)
-        tokens = linear(pixels, self.weight, self.bias) + self.model.pos_embed[:, 1:]
+        tokens = linear(pixels, self.weight, self.bias) + self.model.position_table()[:, 1:]
         return self.model.add_cls_token(tokens)
 
     def _patches(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from vitpe.config import LAYER_NORM_EPS, ROPE_BASE, STEM_STRIDE, ModelConfig
-from vitpe.model.shapes import patch_coordinates
+from vitpe.model.shapes import patch_coordinates, with_position_table
 
 Array = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ class NumpyClassifier:
     ) -> None:
         """weights: by the names of vitpe.model.shapes. mean, std: of the pixels / 255, per channel."""
         self.config = config
-        self._weights = weights
+        self._weights = with_position_table(weights)
         self._scale = (1 / (255 * np.array(std))).astype(np.float32)
         self._shift = (-np.array(mean) / std).astype(np.float32)
         # Channels last, as pixels lie in memory.

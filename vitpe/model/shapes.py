@@ -1,5 +1,7 @@
 """The tensors that a VisionTransformer holds, by name and shape. Torch-free: a file is held against them first."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     dim, hidden = config.embed_dim, config.mlp_dim
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, dim),
-        "pos_embed": (1, 1 + config.num_patches, dim),
+        **_pos_embed(config),
         **_linear("patch_embed.proj", dim, config.in_chans, config.patch_size, config.patch_size),
     }
     if width := config.stem_width:
@@ -36,6 +38,16 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def with_position_table(weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The same weights with one `pos_embed` (1, 1+N, D) in the place of rows and columns, where they have these."""
+    whole = dict(weights)
+    if "pos_embed_y" in whole:
+        y, x = whole.pop("pos_embed_y"), whole.pop("pos_embed_x")
+        patches = (y[:, :, None] + x[:, None]).reshape(1, -1, y.shape[-1])
+        whole["pos_embed"] = np.pad(patches, ((0, 0), (1, 0), (0, 0)))
+    return whole
+
+
 def patch_coordinates(grid_size: tuple[int, int]) -> NDArray[np.float32]:
     """(N, 2): x and y of each patch of a grid (rows, columns), for rotary embeddings.
 
@@ -46,6 +58,13 @@ def patch_coordinates(grid_size: tuple[int, int]) -> NDArray[np.float32]:
         (np.arange(side) + 0.5) * (reference / side) - 0.5 for side, reference in zip(grid_size, ROPE_GRID, strict=True)
     )
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def _pos_embed(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    if config.pos_embed == "factorized":
+        rows, columns = config.grid_size
+        return {"pos_embed_y": (1, rows, config.embed_dim), "pos_embed_x": (1, columns, config.embed_dim)}
+    return {"pos_embed": (1, 1 + config.num_patches, config.embed_dim)}
 
 
 def _linear(name: str, num_out: int, *num_in: int) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear, pad, scaled_dot_product_attention
 
 from vitpe.config import LAYER_NORM_EPS, ModelConfig
 from vitpe.model.pooling import QueryPool
@@ -146,7 +146,10 @@ class VisionTransformer(nn.Module):
 
     Token 0 is the class token, token 1 + n is patch n at row n // columns, column n % columns. `pos_embed`
     (1, 1+N, D) starts at zero, so that whatever it shows later was learned; with config.pos_embed "sincos" it is the
-    fixed sine-cosine embedding. The head starts at zero: the first logits are 0 and the first loss is ln 2.
+    fixed sine-cosine embedding, with "none" it stays zero. With "factorized" there are `pos_embed_y` (1, rows, D) and
+    `pos_embed_x` (1, columns, D), also zero at first, in its place, as in timm's NaFlexViT; the class token, which is
+    learned itself, then has no embedding beside. The head starts at zero: the first logits are 0 and the first loss is
+    ln 2.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -156,10 +159,15 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(config.in_chans, config.patch_size, dim)
         self.stem = ConvStem(config) if config.stem_width else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        learned = config.pos_embed == "learned"
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.num_patches, dim), requires_grad=learned)
-        if not learned:
-            self.pos_embed.data[0, 1:] = sincos_embedding(config.grid_size, dim)
+        if config.pos_embed == "factorized":
+            rows, columns = config.grid_size
+            self.pos_embed_y = nn.Parameter(torch.zeros(1, rows, dim))
+            self.pos_embed_x = nn.Parameter(torch.zeros(1, columns, dim))
+        else:
+            table = torch.zeros(1, 1 + config.num_patches, dim)
+            if config.pos_embed == "sincos":
+                table[0, 1:] = sincos_embedding(config.grid_size, dim)
+            self.pos_embed = nn.Parameter(table, requires_grad=config.pos_embed == "learned")
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(dim, config.num_heads, config.mlp_ratio, rate) for rate in rates)
         norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
@@ -215,14 +223,20 @@ class VisionTransformer(nn.Module):
         normalize = normalize or _unchanged
         patches = self.patchify(images)
         tokens = self.patch_embed(normalize(take_patches(patches, keep)))
-        tokens = tokens + take_patches(self.pos_embed[0, 1:], keep)
+        tokens = tokens + take_patches(self.position_table()[0, 1:], keep)
         if self.stem is not None:
             tokens = tokens + take_patches(self.stem(normalize(patches)), keep)
         return self.add_cls_token(tokens)
 
+    def position_table(self) -> Tensor:
+        """(1, 1+N, D): what is added to each token, the class token's first."""
+        if self.config.pos_embed != "factorized":
+            return self.pos_embed
+        return position_table(self.pos_embed_y, self.pos_embed_x)
+
     def add_cls_token(self, tokens: Tensor) -> Tensor:
         """Tokens of patches (B, K, D) → (B, 1+K, D), the class token first."""
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).to(tokens.dtype)
+        cls_token = (self.cls_token + self.position_table()[:, :1]).to(tokens.dtype)
         return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def classify(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -296,6 +310,11 @@ def sincos_embedding(grid_size: tuple[int, int], embed_dim: int) -> Tensor:
     )
     angles = [position.flatten()[:, None] * frequencies for position in (rows, columns)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
+
+
+def position_table(y: Tensor, x: Tensor) -> Tensor:
+    """Rows (1, rows, D) and columns (1, columns, D) → their sums (1, 1+N, D) after a zero row for the class token."""
+    return pad((y[:, :, None] + x[:, None]).flatten(1, 2), (0, 0, 1, 0))
 
 
 def num_parameters(model: nn.Module) -> int:

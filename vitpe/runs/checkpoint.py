@@ -24,7 +24,7 @@ from vitpe.runs.tensor_file import TensorFile, open_tensors
 from vitpe.runs.weights import not_finite, open_weights, refuse_history
 from vitpe.text import brief
 
-HISTORY_KEYS: Final = ("pos_embed", "patch_embed.proj.weight", "rope.freqs")
+HISTORY_KEYS: Final = ("pos_embed", "pos_embed_y", "pos_embed_x", "patch_embed.proj.weight", "rope.freqs")
 """What a history file has of them is what the model has."""
 _DAMAGED: Final = "the file is damaged or of another model"
 _WIDTH_MARKS: Final = ("pos_embed", "pos_embedding", "position_embeddings", "position_embedding.weight")

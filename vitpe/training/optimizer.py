@@ -108,7 +108,7 @@ def make_optimizers(
     rest = [{"params": [p for name, p in trained.items() if not _is_matrix(name, p)], "weight_decay": 0.0}]
     if config.muon_lr is None:
         rest.append({"params": matrices, "weight_decay": config.weight_decay})
-    device = model.pos_embed.device
+    device = model.cls_token.device
     on_cpu = device.type == "cpu"
     peaks = (config.adamw_lr,) if config.muon_lr is None else (config.muon_lr, config.adamw_lr)
     # A GPU's kernels take float32. A CPU's take a number, which float32 would round.

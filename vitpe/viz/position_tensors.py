@@ -23,6 +23,8 @@ POSITION_NAMES = (
     "embeddings.position_embedding.weight",
     "embeddings.position_embedding",
 )
+# (1, rows, width) and (1, columns, width), whose sum is a patch's: vitpe's and timm's NaFlexViT's.
+FACTOR_NAMES = ("pos_embed_y", "pos_embed_x")
 FILTER_NAMES = (
     "patch_embed.proj.weight",
     "conv_proj.weight",
@@ -58,6 +60,9 @@ def read_embeddings(file: TensorFile, asked: Grid | None, stored: Grid | None = 
     fits more than one, and when two sources contradict each other.
     """
     name, others = _find(file, POSITION_NAMES)
+    rows, columns = (_find(file, [kind])[0] for kind in FACTOR_NAMES)
+    if name is None and rows is not None and columns is not None:
+        return _read_factors(file, rows, columns, asked)
     if name is None:
         raise VitpeError(
             f"{file.path} holds no position embeddings",
@@ -73,17 +78,37 @@ def read_embeddings(file: TensorFile, asked: Grid | None, stored: Grid | None = 
         raise VitpeError(f"{file.path}: {name} has shape {shape}, not (1, tokens, width)", hint="is this a ViT?")
     if num_rows > 2 * MAX_PATCHES or width > MAX_WIDTH:
         raise _too_large(file, f"{num_rows} position embeddings of width {width}")
-    if stored is not None and asked not in (None, stored):
-        raise VitpeError(
-            f"{file.path} says that its grid is {stored[0]} x {stored[1]}, not {asked[0]} x {asked[1]}",
-            hint="do without --grid",
-        )
-    rows, notes = _split(file, name, num_rows, asked or stored)
-    if math.prod(rows.grid_size) > MAX_PATCHES:
-        raise _too_large(file, f"{rows.grid_size[0]} x {rows.grid_size[1]} patches")
+    if stored is not None and asked is not None and asked != stored:
+        raise _other_grid(file, stored, asked)
+    patches, notes = _split(file, name, num_rows, asked or stored)
+    if math.prod(patches.grid_size) > MAX_PATCHES:
+        raise _too_large(file, f"{patches.grid_size[0]} x {patches.grid_size[1]} patches")
     if others:
         notes.append(f"of {1 + len(others)} networks in the file this is {name}, not {others[0]}")
-    return Embeddings(read_floats(file, name).reshape(num_rows, width)[rows.num_prefix :], rows.grid_size, tuple(notes))
+    values = read_floats(file, name).reshape(num_rows, width)[patches.num_prefix :]
+    return Embeddings(values, patches.grid_size, tuple(notes))
+
+
+def _read_factors(file: TensorFile, rows: str, columns: str, asked: Grid | None) -> Embeddings:
+    """The sums of what is learned for each row and for each column."""
+    shapes = file.tensors[rows].shape, file.tensors[columns].shape
+    for name, shape in zip((rows, columns), shapes, strict=True):
+        if len(shape) != 3 or shape[0] != 1 or min(shape) < 1 or shape[2] != shapes[0][2]:
+            raise VitpeError(f"{file.path}: {name} has shape {shape}, not (1, sides, width)", hint="is this a ViT?")
+    grid = shapes[0][1], shapes[1][1]
+    if asked is not None and asked != grid:
+        raise _other_grid(file, grid, asked)
+    if math.prod(grid) > MAX_PATCHES or shapes[0][2] > MAX_WIDTH:
+        raise _too_large(file, f"{grid[0]} x {grid[1]} position embeddings of width {shapes[0][2]}")
+    y, x = (read_floats(file, name)[0] for name in (rows, columns))
+    return Embeddings((y[:, None] + x).reshape(-1, shapes[0][2]), grid)
+
+
+def _other_grid(file: TensorFile, grid: Grid, asked: Grid) -> VitpeError:
+    return VitpeError(
+        f"{file.path} says that its grid is {grid[0]} x {grid[1]}, not {asked[0]} x {asked[1]}",
+        hint="do without --grid",
+    )
 
 
 def _too_large(file: TensorFile, fact: str) -> VitpeError:
