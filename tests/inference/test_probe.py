@@ -131,7 +131,17 @@ def test_a_run_is_probed_along_its_history(run, tmp_path):
     assert first["num_images"] == last["num_images"] == 5
     assert "5 of 8 valid images: a random sample" in called.stderr
     assert all(change["accuracy"]["difference"] == 0 for change in first["changes"])  # all embeddings are zero
-    assert (tmp_path / "pe_probe.png").is_file()
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"pe_probe.png", "pe_attention.png", "pe_probe_history.png"} <= written
+
+
+def test_one_checkpoint_has_no_picture_over_training(run, tmp_path):
+    (tmp_path / "pe_probe_history.png").write_bytes(b"a holiday")
+    probed(call_vitpe("viz-pe", run, "--probe", "--out", tmp_path, *SMALL))
+    assert (tmp_path / "pe_probe_history.png").read_bytes() == b"a holiday"
+    called = call_vitpe("viz-pe", run, "--probe", "--probe-checkpoints", "2", "--out", tmp_path, *SMALL)
+    assert called.code == 2
+    assert "pe_probe_history.png" in called.stderr
 
 
 def test_the_table_along_the_history(run, tmp_path):
@@ -190,6 +200,7 @@ def test_a_table_of_eighty_columns(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "fact"),
     [
+        (["RUN", "--probe-checkpoints", "2"], "--probe-checkpoints without --probe"),
         (["RUN", "--data", "x"], "--data without --probe"),
         (["RUN", "--probe-images", "5"], "--probe-images without --probe"),
         (["RUN", "RUN", "--probe"], "--probe with 2 paths"),
@@ -212,6 +223,7 @@ def test_embeddings_alone_cannot_be_run(celeba, tmp_path):
     called = call_vitpe("viz-pe", tmp_path / "runs", "--probe", "--probe-checkpoints", "2", "--out", tmp_path / "new")
     assert called.code == 1
     assert "holds position embeddings only" in called.stderr
+    assert "without --probe-checkpoints" in called.stderr
     assert not (tmp_path / "new").exists()
     (record,) = probed(call_vitpe("viz-pe", tmp_path / "runs", "--probe", "--out", tmp_path / "new", *SMALL))
     assert record["checkpoint"].endswith("best.safetensors")

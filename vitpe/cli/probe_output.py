@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitpe.cli import console
-from vitpe.errors import UsageError
+from vitpe.errors import UsageError, VitpeError
 from vitpe.files import write_atomic
 from vitpe.inference.eval_options import EvalOptions, EvalPlan, plan
 from vitpe.inference.probe_result import PositionProbe
@@ -16,6 +16,7 @@ from vitpe.runs.weights import refuse_history
 from vitpe.viz.history import evenly
 
 PICTURES = ("pe_probe.png", "pe_attention.png")
+HISTORY_PICTURE = "pe_probe_history.png"
 
 
 def plan_probe(
@@ -32,16 +33,25 @@ def plan_probe(
     else:
         found = history_files(paths[0])
         files = [found[index] for index in evenly(len(found), num_checkpoints)]
-    for file in files:
-        info = read_info(file)
-        refuse_history(info, file)
-        if info.model.rope != "none":
-            console.show_note(
-                f"{file} also knows places by rotary embeddings ({info.model.rope}), which stay as they are"
+    infos = {file: read_info(file) for file in files}
+    for file, info in infos.items():
+        if info.history_only and num_checkpoints > 1:
+            raise VitpeError(
+                f"{file} holds position embeddings only, no whole model",
+                "probe the best checkpoint: without --probe-checkpoints; vitpe train --keep all keeps whole models",
             )
-    for name in PICTURES:
+        refuse_history(info, file)
+    if kinds := {info.model.rope for info in infos.values()} - {"none"}:
+        console.show_note(
+            f"{paths[0]} also knows places by rotary embeddings ({', '.join(sorted(kinds))}), which stay as they are"
+        )
+    for name in _pictures(len(files)):
         refuse_foreign(out / name)
     return plan(files, EvalOptions(data, labels), console.show_note)
+
+
+def _pictures(num_checkpoints: int) -> tuple[str, ...]:
+    return (*PICTURES, HISTORY_PICTURE) if num_checkpoints > 1 else PICTURES
 
 
 def run_probe(planned: EvalPlan, num_images: int, device: str | None) -> list[PositionProbe]:
@@ -64,14 +74,17 @@ def add_records(records: Sequence[dict[str, Any]], probes: Sequence[PositionProb
 
 
 def draw_probe(probes: Sequence[PositionProbe], out: Path, cmap: str) -> None:
-    """Write the pictures of the last one."""
+    """Write the pictures of the last one, and of several that of what is lost when."""
     from vitpe.viz.animation import png
     from vitpe.viz.attention_picture import attention_picture
     from vitpe.viz.colours import make_palette
+    from vitpe.viz.probe_history_picture import probe_history_picture
     from vitpe.viz.probe_picture import probe_picture
 
-    pictures = (probe_picture(probes[-1]), attention_picture(probes[-1], make_palette(cmap)))
-    for name, pixels in zip(PICTURES, pictures, strict=True):
+    pictures = [probe_picture(probes[-1]), attention_picture(probes[-1], make_palette(cmap))]
+    if len(probes) > 1:
+        pictures.append(probe_history_picture(probes))
+    for name, pixels in zip(_pictures(len(probes)), pictures, strict=True):
         write_atomic(out / name, png(pixels))
         console.show_note(f"wrote {out / name}")
 

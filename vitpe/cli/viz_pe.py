@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from vitpe.viz.visualize import VizResult
 
-NUM_PROBE_IMAGES = 2048
+NUM_PROBE_IMAGES, NUM_HISTORY_IMAGES = 2048, 512
+"""To probe one checkpoint on, and each of several."""
 _NUMBERS_FORMATS = ("table", "json", "jsonl")
 EXAMPLES = (
     "vitpe viz-pe\nvitpe viz-pe runs/ckpts --html --out pictures\n"
@@ -82,7 +83,11 @@ def viz_pe(
         typer.Option(help="Number of checkpoints of the history to probe, evenly spread.", show_default="the best"),
     ] = None,
     probe_images: Annotated[
-        int | None, typer.Option(help="Number of images of valid to probe on.", show_default=f"{NUM_PROBE_IMAGES:,}")
+        int | None,
+        typer.Option(
+            help="Number of images of valid to probe on.",
+            show_default=f"{NUM_PROBE_IMAGES:,}; {NUM_HISTORY_IMAGES} along the history",
+        ),
     ] = None,
     data: Annotated[str | None, data_option("what the model was trained on", panel=None)] = None,
     labels: Labels = None,
@@ -129,7 +134,8 @@ def viz_pe(
         console.show_note(f"wrote {path}")
     probes = []
     if planned is not None:
-        probes = probe_output.run_probe(planned, probe_images or NUM_PROBE_IMAGES, device)
+        enough = NUM_PROBE_IMAGES if len(planned.checkpoints) == 1 else NUM_HISTORY_IMAGES
+        probes = probe_output.run_probe(planned, probe_images or enough, device)
         probe_output.add_records(result.records, probes)
         probe_output.draw_probe(probes, out, cmap)
     _show(result, kind, numbers_table, numbers_legend)

@@ -1,14 +1,13 @@
 """What a model's layers know of place, as a picture: linear probes, how far heads look, where position leads them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from vitpe.inference.probe_result import LayerProbe, PositionProbe
 from vitpe.metrics.position import Estimates
 from vitpe.text import printable
-from vitpe.viz.colours import ACCENT, FAINT, INK, MUTED, ColourScale, Palette, Pixels
-from vitpe.viz.maps import best_cell, draw_bar, lay_out_tiles, ticks, tiles_extent
+from vitpe.viz.chart import Chart
+from vitpe.viz.colours import ACCENT, INK, MUTED, ColourScale, Palette, Pixels
+from vitpe.viz.maps import best_cell, draw_bar, lay_out_tiles, tiles_extent
 from vitpe.viz.sheet import Sheet, print_scale, shorten
 from vitpe.viz.similarity import Floats
 
@@ -17,7 +16,6 @@ WIDTH = 1120
 TOP = 142
 CHART_HEIGHT = 250
 CHART_WIDTH = 440
-AXIS = 46
 MAPS = TOP + CHART_HEIGHT + 128
 GAP = 26
 MAX_HEADS = 12
@@ -71,72 +69,25 @@ def attention_picture(probe: PositionProbe, palette: Palette, scale: int | None 
     return sheet.pixels()
 
 
-class _Chart:
-    """Layers from left to right; values from 0 up."""
-
-    def __init__(self, sheet: Sheet, x: float, layers: Sequence[int], high: float) -> None:
-        self._sheet, self._x, self._layers, self._high = sheet, x + AXIS, list(layers), high
-        self._width = CHART_WIDTH - AXIS
-
-    def place(self, layer: int, value: float) -> tuple[float, float]:
-        """In pixels."""
-        share = (layer - self._layers[0]) / max(len(self._layers) - 1, 1)
-        inset = 14
-        return self._x + inset + share * (self._width - 2 * inset), TOP + CHART_HEIGHT * (1 - value / self._high)
-
-    def draw(self, title: str, below: str, factor: float, names: Sequence[str]) -> None:
-        """Title, lines at round values of `factor` times the value, and the layers' names."""
-        sheet = self._sheet
-        sheet.text(self._x - AXIS, TOP - 34, title, 14.5, weight="bold")
-        sheet.text(self._x - AXIS, TOP - 16, below, 12, MUTED)
-        for value, label in ticks(0, factor * self._high, 5):
-            y = self.place(0, value / factor)[1]
-            sheet.line([self._x, self._x + self._width], [y, y], FAINT, 0.8)
-            sheet.text(self._x - 8, y + 4, label, 10.5, MUTED, align="right")
-        every = -(-len(names) // 14)
-        for layer, name in list(zip(self._layers, names, strict=True))[::every]:
-            x, _ = self.place(layer, 0)
-            sheet.text(x, TOP + CHART_HEIGHT + 18, name, 10.5, MUTED, align="center")
-
-    def level(self, value: float, text: str) -> None:
-        """A dashed line from side to side."""
-        y = self.place(0, value)[1]
-        self._sheet.line([self._x, self._x + self._width], [y, y], MUTED, 1.2, dashes=(3, 3))
-        self._sheet.text(self._x + self._width, y - 5, text, 10.5, MUTED, align="right")
-
-    def curve(self, estimates: tuple[Floats, Floats, Floats], colour: str, dashed: bool) -> None:
-        """A line through the values, with their intervals."""
-        style = {"dashes": (2, 2)} if dashed else {}
-        points = [self.place(layer, value) for layer, value in zip(self._layers, estimates[0].tolist(), strict=True)]
-        self._sheet.line([x for x, _ in points], [y for _, y in points], colour, 2, **style)
-        for layer, (x, y), low, high in zip(
-            self._layers, points, *(end.tolist() for end in estimates[1:]), strict=True
-        ):
-            self._sheet.line([x, x], [self.place(layer, end)[1] for end in (low, high)], colour, 1.4)
-            self._sheet.ellipse(x, y, 6, 6, colour, 1, fill=colour)
-
-
 def _draw_places(sheet: Sheet, layers: LayerProbe, grid_size: tuple[int, int]) -> None:
     numbers = range(len(layers.places.value))
-    chart = _Chart(sheet, MARGIN, numbers, 1.0)
-    below = f"per cent of tokens whose row and column a linear map tells, {layers.num_held_out} images held out"
-    names = ["input", *(f"block {number}" if len(numbers) < 9 else str(number) for number in numbers[1:])]
-    chart.draw("Place in the tokens", below, 100, names)
+    chart = Chart(sheet, MARGIN, TOP, CHART_WIDTH, CHART_HEIGHT, (0, numbers[-1]), (0, 1))
+    held_out = f"{layers.num_held_out} images held out"
+    chart.title("Place in the tokens", f"per cent of tokens whose row and column a linear map tells, {held_out}")
+    chart.lines(100)
+    chart.names([(0, "input"), *_block_names(numbers[1:])])
     for count, text in ((max(grid_size), ""), (min(grid_size), "chance")):
         chart.level(1 / count, text)
+    names: dict[str, tuple[str, bool]] = {}
     for estimates, dashed in ((layers.places_without, True), (layers.places, False)):
-        for at, colour in enumerate((ROW, COLUMN)):
-            chart.curve(_axis(estimates, at), colour, dashed)
-    x, y = float(MARGIN + AXIS), TOP + CHART_HEIGHT + 42
-    for text, colour, style in (
-        ("row", ROW, {}),
-        ("column", COLUMN, {}),
-        ("row, zeroed", ROW, {"dashes": (2, 2)}),
-        ("column, zeroed", COLUMN, {"dashes": (2, 2)}),
-    ):
-        sheet.line([x, x + 22], [y - 4, y - 4], colour, 2, **style)
-        sheet.text(x + 28, y, text, 11.5)
-        x += 48 + 6.8 * len(text)
+        for at, (name, colour) in enumerate((("row", ROW), ("column", COLUMN))):
+            chart.curve(numbers, _axis(estimates, at), colour, dashed)
+            names[f"{name}, zeroed" if dashed else name] = (colour, dashed)
+    chart.legend({name: names[name] for name in ("row", "column", "row, zeroed", "column, zeroed")})
+
+
+def _block_names(numbers: range) -> list[tuple[float, str]]:
+    return [(number, f"block {number}" if len(numbers) < 8 else str(number)) for number in numbers]
 
 
 def _axis(estimates: Estimates, at: int) -> tuple[Floats, Floats, Floats]:
@@ -147,9 +98,11 @@ def _draw_distances(sheet: Sheet, x: float, layers: LayerProbe) -> None:
     """A dot for each head of each block, as in arXiv:2010.11929, Figure 7, right."""
     values = layers.distances.value
     numbers = range(1, 1 + len(values))
-    chart = _Chart(sheet, x, numbers, 1.15 * max(float(layers.distances.high.max()), layers.uniform_distance))
-    names = [f"block {number}" if len(numbers) < 9 else str(number) for number in numbers]
-    chart.draw("How far attention looks", "mean distance in patches, a dot for each head", 1, names)
+    high = 1.15 * max(float(layers.distances.high.max()), layers.uniform_distance)
+    chart = Chart(sheet, x, TOP, CHART_WIDTH, CHART_HEIGHT, (1, numbers[-1]), (0, high))
+    chart.title("How far attention looks", "mean distance in patches, a dot for each head")
+    chart.lines()
+    chart.names(_block_names(numbers))
     chart.level(layers.uniform_distance, "looking at all alike")
     for number, heads in zip(numbers, values, strict=True):
         for head, value in enumerate(heads.tolist()):
