@@ -58,13 +58,18 @@ def write_checkpoint(
     step: int,
     grid: tuple[int, int] = GRID,
     filters: NDArray[Any] | None = None,
+    freqs: NDArray[Any] | None = None,
     **fields: Any,
 ) -> Path:
-    """A history file of ours: (N, D) embeddings with a class token's row before them, and (D, 3, P, P) filters."""
+    """A history file of ours: (N, D) embeddings with a class token's row before them, (D, 3, P, P) filters, and rotary
+    frequencies (2, L, h, K).
+    """
     class_row = np.full((1, embeddings.shape[1]), 0.5)
     tensors = {"pos_embed": float32(np.concatenate([class_row, embeddings])[None])}
     if filters is not None:
         tensors["patch_embed.proj.weight"] = float32(filters)
+    if freqs is not None:
+        tensors["rope.freqs"] = float32(freqs)
     return write_safetensors(path, tensors, vitpe_metadata(step, grid, **fields))
 
 

@@ -18,7 +18,7 @@ from vitpe.runs.metadata import HistoryInfo, parse_history
 from vitpe.runs.tensor_file import changed_error, open_tensors
 from vitpe.text import brief, printable
 from vitpe.viz.face import FaceGeometry, face_geometry
-from vitpe.viz.position_tensors import read_embeddings, read_filters
+from vitpe.viz.position_tensors import read_embeddings, read_filters, read_frequencies
 
 _DATA: Final = {
     DRAWN_FACES: "drawn faces",
@@ -74,6 +74,16 @@ class Checkpoint:
             if file.stamp != self.stamp:
                 raise changed_error(self.path)
             return read_filters(file)
+
+    def frequencies(self) -> NDArray[np.float32] | None:
+        """What rotary embeddings have learned (2, L, h, K), see viz.rotary, read now; None where there is nothing.
+
+        Raises VitpeError as `filters` does.
+        """
+        with open_tensors(self.path) as file:
+            if file.stamp != self.stamp:
+                raise changed_error(self.path)
+            return read_frequencies(file)
 
 
 def load_history(

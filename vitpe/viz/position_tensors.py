@@ -31,6 +31,7 @@ FILTER_NAMES = (
     "patch_embeddings.projection.weight",
     "embeddings.patch_embedding.weight",
 )
+FREQUENCY_NAMES = ("rope.freqs",)
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Other networks that may lie in the same file.
 OTHER_NETWORKS = ("decoder", "text_model", "teacher", "predictor")
@@ -38,6 +39,7 @@ OTHER_NETWORKS = ("decoder", "text_model", "teacher", "predictor")
 MAX_PATCHES = 1600
 MAX_WIDTH = 1 << 16
 MAX_FILTER_VALUES = 1 << 26
+MAX_FREQUENCIES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,17 @@ def read_filters(file: TensorFile) -> NDArray[np.float32] | None:
         raise VitpeError(
             f"{file.path}: {name} has shape {file.tensors[name].shape}", hint="no patch projection is as large"
         )
+    return read_floats(file, name)
+
+
+def read_frequencies(file: TensorFile) -> NDArray[np.float32] | None:
+    """The learned frequencies of rotary embeddings (2, L, h, K); None when the file has none in this form."""
+    name, _ = _find(file, FREQUENCY_NAMES)
+    if name is None:
+        return None
+    shape = file.tensors[name].shape
+    if len(shape) != 4 or shape[0] != 2 or not 0 < math.prod(shape) <= MAX_FREQUENCIES:
+        return None
     return read_floats(file, name)
 
 

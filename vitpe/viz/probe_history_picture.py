@@ -79,11 +79,13 @@ def _draw_distances(sheet: Sheet, x: float, probes: Sequence[PositionProbe], ste
     """A line for each block, the mean of its heads, with lines from the nearest to the farthest."""
     distances = np.array([probe.layers.distances.value for probe in probes])  # (steps, blocks, heads)
     uniform = probes[-1].layers.uniform_distance
-    chart = Chart(sheet, x, TOP, WIDTH, HEIGHT, (steps[0], steps[-1]), (0, 1.1 * max(float(distances.max()), uniform)))
-    chart.title("How far attention looks", "patches: the mean of a block's heads, its nearest and its farthest")
+    low, high = min(float(distances.min()), uniform), max(float(distances.max()), uniform)
+    room = max(0.1 * (high - low), 0.05)
+    chart = Chart(sheet, x, TOP, WIDTH, HEIGHT, (steps[0], steps[-1]), (low - room, high + room))
+    chart.title("How far attention looks", "patches; lines: nearest and farthest head; dashed: all alike")
     chart.lines()
     chart.names(_step_names(steps))
-    chart.level(uniform, "looking at all alike")
+    chart.level(uniform)
     depth = distances.shape[1]
     shares = np.linspace(0, 1, depth) if depth > 1 else np.ones(1)
     inks = [_mixed(float(share)) for share in shares]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from vitpe.files import write_atomic
 from vitpe.model.facts import parse_grid
 from vitpe.outputs import check_folder, refuse_foreign
@@ -17,9 +19,12 @@ from vitpe.viz.history import Checkpoint, evenly, load_history
 from vitpe.viz.html import page
 from vitpe.viz.numbers import checkpoint_record, random_numbers
 from vitpe.viz.options import VizOptions
+from vitpe.viz.rotary import rotary_picture, rotary_record
 from vitpe.viz.sheet import print_scale
-from vitpe.viz.similarity import cosine_similarity
+from vitpe.viz.similarity import Floats, cosine_similarity
 
+ROTARY: Final = "pe_rope.png"
+"""Another still, of checkpoints with learned rotary frequencies."""
 STILLS: Final = ("pe_final.png", "pe_explained.png", "pe_norms.png")
 
 
@@ -38,7 +43,8 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     """Draw the position embeddings of the checkpoints that `paths` name: run folders, folders of checkpoints, files.
 
     Writes into `options.out`, each file whole or not at all: pe_similarity.gif (or .mp4, .webp, a folder of PNGs) from
-    two or more checkpoints; of the last one pe_final.png, pe_explained.png and pe_norms.png; pe_similarity.html.
+    two or more checkpoints; of the last one pe_final.png, pe_explained.png and pe_norms.png; pe_rope.png where rotary
+    frequencies are learned; pe_similarity.html.
     Raises VitpeError for checkpoints that cannot be read or do not belong together, and for places to write that fail.
     """
     options = options or VizOptions()
@@ -50,8 +56,11 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     low, high = colour_range(cosine_similarity(checkpoint.embeddings) for checkpoint in history)
     colours = ColourScale(low, high, options.per_tile_scale)
     palette = make_palette(options.cmap)
+    rotary = _frequencies(history)
+    for record, freqs in zip(records, rotary, strict=False):
+        record["rope"] = rotary_record(freqs, rotary[0])
     make_folder(options.out)
-    _check_outputs(options)
+    _check_outputs(options, bool(rotary))
 
     written = []
     shown = evenly(len(history), options.max_frames)
@@ -69,6 +78,9 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
         notes.append("one checkpoint alone: still pictures only, no animation")
     if options.stills:
         written += _write_stills(frames, curve, colours, palette, options)
+        if rotary:
+            written.append(options.out / ROTARY)
+            write_atomic(written[-1], png(rotary_picture(history[-1], rotary)))
     if options.html:
         text = page(history, records, colours, options.cmap, options.frame_ms)
         written.append(options.out / "pe_similarity.html")
@@ -78,9 +90,17 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     return VizResult(tuple(written), records, tuple(notes))
 
 
-def _check_outputs(options: VizOptions) -> None:
+def _frequencies(history: Sequence[Checkpoint]) -> list[Floats]:
+    """Of each checkpoint what rotary embeddings have learned; of none where not all have that, in one shape."""
+    found = [freqs for checkpoint in history if (freqs := checkpoint.frequencies()) is not None]
+    same = len(found) == len(history) and len({freqs.shape for freqs in found}) == 1
+    return [freqs.astype(np.float64) for freqs in found] if same else []
+
+
+def _check_outputs(options: VizOptions, rotary: bool) -> None:
     """Refuse what others wrote under these names before anything is drawn."""
-    names = [f"pe_similarity.{options.format}", *(STILLS if options.stills else ())]
+    stills = (*STILLS, ROTARY) if rotary else STILLS
+    names = [f"pe_similarity.{options.format}", *(stills if options.stills else ())]
     for name in [*names, "pe_similarity.html"] if options.html else names:
         refuse_foreign(options.out / name)
     check_folder(options.out, options.out)
