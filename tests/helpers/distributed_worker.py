@@ -19,6 +19,8 @@ def happen(what: str) -> None:
     """What one worker suffers."""
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "asked to end":
+        os.kill(os.getpid(), signal.SIGTERM)
     elif what == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "disk":

@@ -146,14 +146,16 @@ def test_no_kernel_of_a_step_adds_in_an_order_of_its_own(ran: dict[str, Ran]) ->
 
 
 def test_two_workers_train_together(library: Path, celeba: Path, tmp_path: Path) -> None:
-    commands = {"train": Command(train(celeba))}
+    commands = {"train": Command(train(celeba, steps=14))}
     both = run(library, commands, tmp_path, workers=2, NOOP_GPU_COUNT="2")
     assert [worker["train"].code for worker in both] == [0, 0], both[0]["train"].stderr
     first, second = (worker["train"] for worker in both)
     assert "on cuda:0 (no-op GPU), 2 workers" in first.stderr
     assert not second.stdout
-    assert first.counts["nccl"] > 0
-    assert second.counts["nccl"] > 0
+    for worker in (first, second):
+        assert worker.counts["nccl"] > 0
+        assert worker.counts["graph"] == 3  # from the twelfth step on, when the gradients' buckets are chosen
+        assert "CUDA graph" not in worker.stderr
 
 
 def test_a_compiled_step_runs_and_adds_in_one_order(library: Path, celeba: Path, tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
 """What several workers compute together is what one computes, and the same in each of them."""
 
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from threading import Barrier, local
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.helpers import run_python
 from tests.helpers.ranks import SHAPES, do_all
 from vitpe.training.muon import num_operations, orthogonalize, shared
-from vitpe.training.workers import ALONE
+from vitpe.training.workers import ALONE, Meetings
 
 NUM_WORKERS = 3
 
@@ -56,3 +61,53 @@ def test_operations_are_those_that_torch_counts(shape: tuple[int, int]) -> None:
     with FlopCounterMode(display=False) as counter:
         orthogonalize(torch.randn(1, *shape), (3.4445, -4.7750, 2.0315), 5, 1e-7)
     assert counter.get_total_flops() == num_operations(shape)
+
+
+@dataclass
+class Lockstep:
+    """In the place of Workers: two that wait for each other, each in a thread of its own."""
+
+    barrier: Barrier
+    given: list[tuple[int, ...]]
+    world_size: int = 2
+
+    def all_max(self, *values: int) -> list[int]:
+        self.given.append(values)
+        self.barrier.wait()
+        highest = [max(both) for both in zip(*self.given[-2:], strict=True)]
+        self.barrier.wait()
+        return highest
+
+
+def meetings_of(seconds_per_step: list[float], num_steps: int, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """After which steps each of two workers asks, whose steps take so long."""
+    now = local()
+    monkeypatch.setattr("vitpe.training.workers.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    workers: Any = Lockstep(Barrier(2, timeout=20), [])
+
+    def work(rank: int) -> list[int]:
+        now.seconds, met = 100.0 * rank, []
+        meetings = Meetings(workers)
+        for step in range(1000, 1000 + num_steps):  # as a resumed run begins
+            now.seconds += seconds_per_step[rank]
+            if meetings.due(step):
+                assert meetings.all_max(step, rank, step) == [1, step]
+                met.append(step)
+        return met
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(work, range(2)))
+
+
+@pytest.mark.parametrize(("slowest", "apart"), [(3.0, 1), (0.2, 2), (0.0101, 49), (0.0001, 64)])
+def test_workers_ask_after_the_same_steps_twice_a_second(
+    slowest: float, apart: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = meetings_of([slowest / 3, slowest], 200, monkeypatch)
+    assert first == second
+    assert {later - earlier for earlier, later in pairwise(first[2:])} == {apart}
+
+
+def test_one_worker_asks_after_each_step() -> None:
+    meetings = Meetings(ALONE)
+    assert [meetings.all_max(step, 7) for step in range(9) if meetings.due(step)] == [[7]] * 9

@@ -133,6 +133,18 @@ def test_a_killed_worker_ends_the_run_which_can_be_resumed(
     assert comparable(run.path) == comparable(together[0].path)
 
 
+def test_a_signal_to_one_worker_stops_all_after_the_same_step(celeba: Path, tmp_path: Path) -> None:
+    options = [*tiny_options(celeba, train__steps=100_000, train__num_evals=1), "--run", tmp_path / "runs"]
+    done = by_hand("tests.helpers.distributed_worker", "asked to end", "1", "40", "train", *options)
+    assert [worker.code for worker in done] == [143, 143]
+    step = load_state(RunFolder(tmp_path / "runs").state).progress.step
+    assert 40 <= step < 200  # they ask each other every few steps
+    assert errors(done) == [
+        f"error: stopped by SIGTERM after step {step}; everything is saved",
+        f"hint: continue with: the same torchrun command and --run {tmp_path / 'runs'} --resume",
+    ]
+
+
 @pytest.mark.parametrize(
     ("what", "rank", "message"),
     [

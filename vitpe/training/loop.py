@@ -43,7 +43,7 @@ from vitpe.training.plan import Plan
 from vitpe.training.step import TrainStep
 from vitpe.training.tracking import Trackers
 from vitpe.training.whitening import NUM_IMAGES, Whitening
-from vitpe.training.workers import Workers
+from vitpe.training.workers import Meetings, Workers
 
 STATE_INTERVAL_SECONDS = 60.0
 _MIN_REPEATS: Final = 5
@@ -99,6 +99,7 @@ class Trainer:
         self._config, self._info, self.plan = config, info, plan
         self._folder, self._reporter, self._stop = context.folder, context.reporter, context.stop
         self._device, self._workers, self._trackers = context.device, context.workers, context.trackers
+        self._meetings = Meetings(self._workers)
         self._model = model.to(self._device)
         self._average = ExponentialMovingAverage(model, config.ema_decay) if config.ema_decay else None
         self._whitening: Whitening | None = None
@@ -380,11 +381,13 @@ class Trainer:
 
     def _save_when_asked(self, writer: Writer) -> None:
         """Save the state when a signal asked one of the workers to, and once a minute. Raises Interrupted, all saved,
-        when one was asked to stop.
+        when one was asked to stop. Of several workers all hear of it within a second or a step, see `Meetings`.
         """
         stop = self._stop
-        signal_number, save_signal, overdue = self._workers.all_max(
-            stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
+        if not (self._meetings.due(self.step) or self.finished):
+            return
+        signal_number, save_signal, overdue = self._meetings.all_max(
+            self.step, stop.signal_number or 0, stop.save_signal or 0, self._is_overdue(writer)
         )
         if (signal_number or save_signal or overdue) and not self.finished:
             self._save_state(writer)

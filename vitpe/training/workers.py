@@ -1,5 +1,6 @@
 """One process or many: the workers of a run, and what they compute together."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from vitpe.training.heartbeat import WAITING, Heartbeat, connect
 
 _HOST_TIMEOUT: Final = timedelta(hours=12)
 """Of values on the host, for which workers also wait while the first one scores."""
+
+
+_MEETING_SECONDS: Final = 0.5
+_MAX_STEPS_APART: Final = 64
+"""A host may give its GPU many steps before the first of them is done: their time is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,34 @@ class Workers:
         with self.doing(WAITING):
             dist.all_gather(list(gathered.unbind()), value, group=group)
         return gathered
+
+
+class Meetings:
+    """The steps at which the workers ask each other something, the same in each: about twice a second.
+
+    To ask costs a message to all and back, and the wait for whose host is slowest; a step may take a millisecond.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._next = 0
+        self._last: tuple[int, float] | None = None  # step and time
+
+    def due(self, step: int) -> bool:
+        """Whether they ask after `step`; one alone does after each."""
+        return step >= self._next
+
+    def all_max(self, step: int, *values: int) -> list[int]:
+        """As Workers.all_max; all must ask after this step."""
+        now = time.monotonic()
+        elapsed = 0.0 if self._last is None else now - self._last[1]
+        *highest, longest = self._workers.all_max(*values, round(1e6 * elapsed))
+        num_steps = 1
+        if self._last is not None and self._workers.world_size > 1:
+            num_steps = int((step - self._last[0]) * _MEETING_SECONDS / max(longest / 1e6, 1e-6))
+        self._next = step + min(max(1, num_steps), _MAX_STEPS_APART)
+        self._last = (step, now)
+        return highest
 
 
 ALONE: Final = Workers()
