@@ -41,8 +41,9 @@ def fairlearn_scores(p, y, groups, threshold=0.5):
 def case(seed=0, num_images=200):
     rng = np.random.default_rng(seed)
     labels = (rng.random((num_images, 3)) < [0.4, 0.7, 0.5]).astype(np.uint8)
+    signs = 2.0 * labels - 1
     noise = rng.standard_normal((num_images, 3)) * (0.5 + labels[:, :1])
-    return 1 / (1 + np.exp(-(2 * labels - 1 + noise))), labels
+    return 1 / (1 + np.exp(-(signs + noise))), labels
 
 
 @st.composite

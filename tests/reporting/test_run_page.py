@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,13 @@ from tests.helpers import log_rows
 from tests.helpers.browser import PHONE, WIDE, needs_browser, visit
 from tests.helpers.in_process import call_vitpe
 from vitpe.cli.run_output import run_record
+from vitpe.cli.trackers import ReportPage
 from vitpe.config import with_values
 from vitpe.errors import UsageError
 from vitpe.metrics.scores import score
 from vitpe.outputs import refuse_foreign
 from vitpe.reporting.run_curves import curves_png
-from vitpe.reporting.run_page import MAX_RUNS, curve_of, run_page
+from vitpe.reporting.run_page import MAX_RUNS, attribute_scores, curve_of, run_page, stored_attributes
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -94,7 +96,7 @@ def test_a_visitor_finds_curves_settings_and_scores(record, other, tmp_path, siz
     labels = rng.random((50, 3)) < 0.5
     probs = np.where(labels, 0.9, 0.1)
     probs[:20, 0] = probs[:30, 2] = 0.4
-    scored = replace(record, scores=score(probs, labels, ("A", "B", HOSTILE), num_resamples=0))
+    scored = replace(record, attributes=attribute_scores(score(probs, labels, ("A", "B", HOSTILE), num_resamples=0)))
     seen, console = visit(run_page([scored, other]), SEE, tmp_path, size, dark)
     assert console == []
     assert (seen["charts"], seen["lines"], seen["wide"]) == (5, 10, True)
@@ -133,3 +135,44 @@ def test_viz_pe_draws_the_curves_of_runs(trained_run_by_command, tmp_path):
     called = call_vitpe("viz-pe", run / "ckpts", "--html", "--out", tmp_path / "files")
     assert called.code == 0
     assert not (tmp_path / "files" / "runs.html").exists()
+
+
+def test_viz_pe_says_which_curves_it_leaves_out(trained_run_by_command, tmp_path):
+    run, _ = trained_run_by_command
+    copies = [shutil.copytree(run, tmp_path / f"run{number}") for number in range(MAX_RUNS + 2)]
+    note = f"curves of the first {MAX_RUNS} runs: more cannot be told apart, 2 left out"
+    called = call_vitpe("viz-pe", *copies, "--html", "--no-stills", "--out", tmp_path / "all")
+    assert (called.code, note in called.stderr) == (0, True), called.stderr
+    runs = embedded((tmp_path / "all" / "runs.html").read_text())["runs"]
+    assert [run["name"] for run in runs] == [str(path) for path in copies[:MAX_RUNS]]
+    assert all(list(run["attributes"]) == ["Red", "Green", "Blue", "Bright"] for run in runs)
+    called = call_vitpe("viz-pe", *copies[:MAX_RUNS], "--html", "--no-stills", "--out", tmp_path / "four")
+    assert (called.code, "left out" in called.stderr) == (0, False)
+
+
+def test_a_resumed_run_keeps_its_last_scores_until_the_next(trained_run_by_command, tmp_path):
+    run = shutil.copytree(trained_run_by_command[0], tmp_path / "run")
+    before = embedded((run / "report.html").read_text())["runs"][0]
+    page = ReportPage()
+    page.start(run, None, {}, 12)
+    page.finish(run)
+    after = embedded((run / "report.html").read_text())["runs"][0]
+    assert after == before | {"name": str(run)}
+    assert after["attributes"]["Red"]["accuracy"] is not None
+    assert "majority answer" in dict(after["facts"])
+
+
+@pytest.mark.parametrize("damage", ["", "nonsense", "cut", '<script type="application/json" id="data">[1]</script>'])
+def test_a_damaged_page_has_no_scores(trained_run_by_command, damage):
+    page = (trained_run_by_command[0] / "report.html").read_text()
+    assert stored_attributes(page) == embedded(page)["runs"][0]["attributes"]
+    assert stored_attributes(page[: page.index("</script>")] if damage == "cut" else damage) is None
+
+
+def test_scores_of_a_page_are_numbers():
+    scores = {"prevalence": 0.5, "accuracy": float("nan"), "majority_accuracy": None, "lift": 1, "average_precision": 0}
+    page = json.dumps({"runs": [{"attributes": {"A": scores}}]})
+    stored = stored_attributes(f'<script type="application/json" id="data">{page}</script>')
+    assert stored == {"A": scores | {"accuracy": None}}
+    wrong = page.replace("0.5", '"high"')
+    assert stored_attributes(f'<script type="application/json" id="data">{wrong}</script>') is None

@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.cli.options import one_of
-from vitpe.cli.run_output import run_record
+from vitpe.cli.run_output import REPORT, run_record
 from vitpe.errors import UsageError
 from vitpe.fields import flatten
 from vitpe.files import write_atomic
 from vitpe.metrics.scores import Scores
 from vitpe.outputs import refuse_foreign
-from vitpe.reporting.run_page import run_page
+from vitpe.reporting.run_page import attribute_scores, run_page
 from vitpe.runs.folder import RunFolder
 from vitpe.training.tracking import Tracker
 
-REPORT: Final = "report.html"
 _PER_ATTRIBUTE: Final = ("accuracy", "average_precision")
 _COUNTS: Final = ("true positives", "false positives", "false negatives", "true negatives")
 
@@ -103,7 +102,7 @@ class ReportPage:
         """As Tracker's."""
         refuse_foreign(folder / REPORT)
         self._folder = folder
-        self._scores: Scores | None = None
+        self._scores: Scores | None = None  # of this process's last scoring
 
     def log(self, row: Mapping[str, object]) -> None:
         """As Tracker's."""
@@ -119,7 +118,9 @@ class ReportPage:
         self._write()
 
     def _write(self) -> None:
-        record = replace(run_record(self._folder), scores=self._scores)
+        record = run_record(self._folder)
+        if self._scores is not None:  # else those of the page that is there, from before the run was resumed
+            record = replace(record, attributes=attribute_scores(self._scores))
         write_atomic(self._folder / REPORT, run_page([record]).encode(errors="replace"))
 
 

@@ -164,7 +164,8 @@ def train(
 
         train_folds(configured, folds, run, device, resume)
         return
-    from vitpe.cli.trackers import REPORT, make_trackers
+    from vitpe.cli.run_output import REPORT
+    from vitpe.cli.trackers import make_trackers
 
     trackers = make_trackers(log or [])
     config = configure(given, settings or [], preset_name, repeat, run if resume else None, init)

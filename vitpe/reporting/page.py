@@ -17,6 +17,7 @@ from vitpe.outputs import MARK
 from vitpe.text import printable
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_DATA: Final = '<script type="application/json" id="data">'
 _PLACE: Final = re.compile(r"\{\{(head|data|title)\}\}")
 
 
@@ -28,6 +29,15 @@ def render(template: str, title: str, data: Mapping[str, Any]) -> str:
     shown = html.escape(printable(title))
     parts = {"head": _head(shown), "data": _data(data), "title": shown}
     return _PLACE.sub(lambda place: parts[place[1]], template)
+
+
+def stored_data(page: str) -> Any:
+    """`data` of a page that `render` made; LookupError or ValueError for anything else."""
+    _, _, rest = page.partition(_DATA)
+    text, end, _ = rest.partition("</script>")
+    if not end:
+        raise LookupError("no data")
+    return json.loads(text)
 
 
 @cache
@@ -51,6 +61,6 @@ def _data(data: Mapping[str, Any]) -> str:
     # No text can end the script element. Letters are escaped, so that a file's name may hold bytes that are no text.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<noscript><p>This page needs JavaScript to show its data. It loads nothing from elsewhere.</p></noscript>
-<script type="application/json" id="data">{text}</script>
+{_DATA}{text}</script>
 <script>
 {shared_text("base.js")}</script>"""

@@ -12,7 +12,7 @@ from vitpe.config import RunConfig
 from vitpe.errors import UsageError
 from vitpe.fields import flatten, to_json
 from vitpe.metrics.scores import Scores
-from vitpe.reporting.page import render, shared_text
+from vitpe.reporting.page import render, shared_text, stored_data
 from vitpe.text import printable
 
 MAX_RUNS: Final = 4
@@ -52,13 +52,14 @@ _COLUMNS: Final = (
 class RunRecord:
     """A run as its folder tells it.
 
-    name: for people. rows: of metrics.csv, column → text. scores: all of the last scoring, where they are at hand.
+    name: for people. rows: of metrics.csv, column → text. attributes: of the last scoring, where it is at hand, name →
+    score → value, None where undefined, as `attribute_scores` gives them.
     """
 
     name: str
     config: RunConfig
     rows: Sequence[Mapping[str, object]]
-    scores: Scores | None = None
+    attributes: Mapping[str, Mapping[str, float | None]] | None = None
 
 
 def run_page(runs: Sequence[RunRecord]) -> str:
@@ -76,6 +77,19 @@ def run_page(runs: Sequence[RunRecord]) -> str:
     return render(shared_text("run.html"), title, data)
 
 
+def stored_attributes(page: str) -> dict[str, dict[str, float | None]] | None:
+    """The `attributes` of the first run of a page that `run_page` made; None where it has none, or was damaged."""
+    try:
+        stored = stored_data(page)["runs"][0]["attributes"]
+        return {str(name): {key: _number(values[key]) for key, _ in _COLUMNS} for name, values in stored.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(float(value)) else None
+
+
 def _run(run: RunRecord) -> dict[str, Any]:
     curves = {curve.key: curve_of(run.rows, curve.key) for curve in CURVES}
     return {
@@ -83,7 +97,7 @@ def _run(run: RunRecord) -> dict[str, Any]:
         "facts": [[name, printable(value)] for name, value in _facts(run, curves)],
         "curves": curves,
         "last_step": int(str(run.rows[-1]["step"])) if run.rows else 0,
-        "attributes": None if run.scores is None else _attributes(run.scores),
+        "attributes": run.attributes,
     }
 
 
@@ -104,8 +118,9 @@ def _facts(run: RunRecord, curves: Mapping[str, list[tuple[int, float]]]) -> Ite
             step, best = max(curve, key=lambda point: point[1])
             yield f"best {name}", f"{100 * best:.2f} %, step {step:,}"
             yield f"last {name}", f"{100 * curve[-1][1]:.2f} %"
-    if run.scores is not None:
-        yield "majority answer", f"{100 * run.scores.means['majority_accuracy'].value:.2f} %"
+    majority = [scores["majority_accuracy"] for scores in (run.attributes or {}).values()]
+    if known := [value for value in majority if value is not None]:
+        yield "majority answer", f"{100 * np.mean(known):.2f} %"
     if speed := curves["images_per_second"]:
         yield "images per second", f"{np.median([value for _, value in speed]):,.0f} (median)"
     yield "written by", f"vitpe {__version__}, torch {_version('torch')}"
@@ -118,7 +133,8 @@ def _version(package: str) -> str:
         return "?"
 
 
-def _attributes(scores: Scores) -> dict[str, dict[str, float | None]]:
+def attribute_scores(scores: Scores) -> dict[str, dict[str, float | None]]:
+    """A RunRecord's `attributes`."""
     return {
         printable(name): {
             key: float(f"{scores[key][a]:.5g}") if np.isfinite(scores[key][a]) else None for key, _ in _COLUMNS
