@@ -19,6 +19,9 @@ DRAWN_FACES = "drawn_faces"
 Precision = Literal["fp32", "bf16"]
 """Of matrix products: float32, or bfloat16, which is faster where the processor has it."""
 
+Fit = Literal["crop", "pad", "stretch"]
+"""What is done with an image that has not the model's shape: vitpe.data.fitting."""
+
 LAYER_NORM_EPS = 1e-6  # of the original ViT (arXiv:2010.11929) and of timm
 STEM_STRIDE = 8  # of a stem's last features: three convolutions, each halving the sides
 ROPE_BASE = 10  # of rotary embeddings' frequencies, which fall from 1 to nearly 1 / ROPE_BASE (arXiv:2403.13298)
@@ -125,6 +128,8 @@ class DataConfig:
     data: "drawn_faces", or a folder. labels: CSVs, or folders of them, for images
     that are not CelebA's.
     num_train, num_valid: how many faces to draw; None takes all images of a folder's split.
+    fit: what is done with images that have not the model's shape: "crop" cuts them, "pad" gives them borders in the
+    colour `mean`, "stretch" changes their shape (vitpe.data.fitting).
     store: where images wait: decoded on the "device", encoded in "memory", on "disk", or "auto".
     flip: mirror every other training image; None for yes, unless an attribute's name tells left from right.
     relabel: a CSV of corrections of labels. attributes: those to train on, None for all.
@@ -135,6 +140,7 @@ class DataConfig:
     labels: tuple[str, ...] | None = None
     num_train: Annotated[int | None, _NUM_IMAGES] = None
     num_valid: Annotated[int | None, _NUM_IMAGES] = None
+    fit: Fit = "crop"
     store: Literal["auto", "device", "memory", "disk"] = "auto"
     mean: Annotated[tuple[float, float, float], Bounds(0, 1)] = celeba.MEAN
     std: Annotated[tuple[float, float, float], Bounds(0.001, 10)] = celeba.STD

@@ -176,11 +176,9 @@ def test_images_of_another_size_are_fitted_and_that_is_said(plain, tmp_path):
         Image.open(io.BytesIO(data)).resize((128, 128)).save(buffer, "png")
         small.append(buffer.getvalue())
     write(flwrlabs(small, rows_of(plain, "train")[1]), tmp_path / "train-0.parquet")
-    found = read_parquet(tmp_path, "train", SIZE)
+    found = open_samples(DataConfig(str(tmp_path)), "train", (208, 176))
     assert found.read([0]).shape == (1, 3, *SIZE)
-    assert found.notes[-1] == (
-        "images of other sizes are cropped and resized as photos are: the first has 128 x 128 pixels"
-    )
+    assert found.notes[-1].startswith("images of other shapes are cropped: one of 128 x 128 pixels loses 10%")
 
 
 def test_the_images_are_held_once(plain, tmp_path, monkeypatch):

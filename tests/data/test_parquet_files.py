@@ -211,7 +211,7 @@ def test_smaller_images_are_resized_and_it_is_said(celeba, tmp_path):
     columns = columns_of(celeba, "train")
     columns["image"] = [encode(Image.open(io.BytesIO(each["bytes"])).resize((128, 128))) for each in columns["image"]]
     samples = opened(write(tmp_path / "faces.parquet", columns))
-    assert samples.notes[-1].endswith("photos are: the first has 128 x 128 pixels")
+    assert samples.notes[-1].startswith("images of other shapes are cropped: one of 128 x 128 pixels loses 17%")
     assert samples.read([0]).shape == (1, 3, *samples.stored_size)
 
 

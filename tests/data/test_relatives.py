@@ -72,7 +72,7 @@ def test_large_images_are_fitted(hq):
         Image.open(hq / "CelebA-HQ-img" / f"{number}.jpg").resize((256, 256)).save(
             hq / "CelebA-HQ-img" / f"{number}.jpg"
         )
-    samples = read_celebamask_hq(hq, "valid", SIZE)
+    samples = open_samples(DataConfig(data=str(hq)), "valid", (208, 176))
     assert samples.read([0]).shape == (1, 3, *SIZE)
     assert any("256" in note for note in samples.notes)
 

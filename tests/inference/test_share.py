@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitpe.celeba import MEAN, STD
 from vitpe.config import ModelConfig
@@ -17,6 +17,7 @@ from vitpe.errors import UsageError
 from vitpe.inference.share import huggingface_files, timm_files
 from vitpe.model.inputs import PixelClassifier
 from vitpe.model.vit import VisionTransformer
+from vitpe.reporting.model_card import model_card
 from vitpe.runs.metadata import CheckpointInfo
 
 ATTRIBUTES = ("Smiling", "Male", "Größe <b>")
@@ -120,6 +121,33 @@ def test_a_model_that_the_library_cannot_hold_is_refused(files, change, part):
     _, weights, info = made(replace(CONFIG, **change))
     with pytest.raises(UsageError, match=part):
         files(weights, info)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_images_that_are_shown_whole_are_prepared_by_the_libraries_as_by_us(tmp_path, fit):
+    """By timm's own transform; by transformers' after what the model card says. Where an odd number of pixels is left
+    for borders, timm gives the larger part to another side than Pillow.
+    """
+    model, weights, info = made()
+    info = replace(info, fit=fit)
+    hf = write(tmp_path / "hf", huggingface_files(weights, info))
+    timms = timm.create_model(f"local-dir:{write(tmp_path / 'timm', timm_files(weights, info))}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(timms.eval()))
+    processor = transformers.AutoImageProcessor.from_pretrained(hf)
+    classifier = transformers.AutoModelForImageClassification.from_pretrained(hf)
+    card = model_card(info, "hf", None)
+    assert ("color=(129, 108, 98)" in card) == (fit == "pad")
+    noise = np.random.default_rng(1).integers(0, 256, (3, 5, 4, 3), dtype=np.uint8)
+    for pixels, size in zip(noise, [(64, 64), (90, 20), (30, 90)], strict=True):
+        photo = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        view = torch.from_numpy(info.fitting.view(np.asarray(photo).transpose(2, 0, 1)).copy())
+        with torch.inference_mode():
+            expected = PixelClassifier(model, MEAN, STD)(view[None])
+            torch.testing.assert_close(timms(transform(photo)[None]), expected, rtol=0, atol=2e-3)
+            if fit == "pad":
+                photo = ImageOps.pad(photo, (16, 24), Image.Resampling.BILINEAR, color=(129, 108, 98))
+            logits = classifier(**processor(photo, return_tensors="pt")).logits
+            torch.testing.assert_close(logits, expected, rtol=0, atol=2e-3)
 
 
 def test_every_file_says_who_wrote_it():

@@ -51,7 +51,15 @@ def export(
         from vitpe.runs.checkpoint import load_checkpoint
 
         model, info = load_checkpoint(path)
-        export_onnx(model, place, attributes=info.attributes, mean=info.mean, std=info.std, thresholds=info.thresholds)
+        export_onnx(
+            model,
+            place,
+            attributes=info.attributes,
+            mean=info.mean,
+            std=info.std,
+            thresholds=info.thresholds,
+            fit=info.fit,
+        )
     elif kind == "safetensors":
         from vitpe.files import write_atomic
         from vitpe.runs.weights import load_arrays

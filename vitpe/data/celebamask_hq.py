@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from vitpe.data.celeba import find_list, read_attribute_list, read_partition_list
-from vitpe.data.file_samples import FileSamples, size_note
+from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import FolderFiles, is_file, is_folder, is_image, list_folder
 from vitpe.data.label_table import open_table
 from vitpe.data.labelled_csv import split_of
@@ -54,7 +54,6 @@ def read_celebamask_hq(folder: Path, split: str, stored_size: tuple[int, int]) -
     if lost := next((name for name, stem in zip(chosen, stems, strict=True) if stem not in rows), None):
         raise VitpeError(f"{folder / _LABELS} has no row for {lost}", "use the complete file")
     files = FolderFiles(folder / _IMAGES)
-    notes += filter(None, [size_note(files, chosen[0])])
     taken = np.ascontiguousarray(labels[[rows[stem] for stem in stems]])
     return FileSamples("celebamask_hq", attributes, chosen, taken, stored_size, files, chosen, tuple(notes))
 

@@ -3,6 +3,7 @@
 Nothing is stored: portrait i of a split follows from (seed, split, i), whoever draws it and in whatever batch.
 """
 
+import copy
 import io
 import json
 import tarfile
@@ -17,7 +18,7 @@ from PIL import Image
 
 from vitpe.celeba import ATTRIBUTES
 from vitpe.config import DRAWN_FACES, SEEDS
-from vitpe.data.images import crop_and_resize
+from vitpe.data.fitting import Fitting
 from vitpe.data.samples import Samples
 from vitpe.errors import UsageError, VitpeError
 from vitpe.faces.attributes import draw_attributes, uniforms
@@ -55,6 +56,7 @@ class DrawnFaces(Samples):
         if not 1 <= num_samples <= MAX_FACES:
             raise UsageError(f"{num_samples:,} drawn faces were asked for", f"ask for 1 to {MAX_FACES:,}")
         self.split, self.stored_size = split, stored_size
+        self._fitting = Fitting(stored_size, stored_size)
         self._seed = seed
         self._indices = _SPLIT_STARTS[split] + np.arange(num_samples)
         self.names = [f"{split}-{i:06d}" for i in range(num_samples)]
@@ -67,13 +69,19 @@ class DrawnFaces(Samples):
         self.seen = np.concatenate([seen for _, seen in drawn])
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """(len(indices), 3, height, width) RGB portraits, drawn now, and cropped and resized to fit `stored_size`."""
+        """(len(indices), 3, height, width) RGB portraits, drawn now, and brought to `stored_size`."""
         rows = np.asarray(indices, dtype=np.int64)
         nuisance = uniforms(self._seed, _NUISANCE, self._indices[rows], NUM_NUISANCES)
         portraits = paint_faces(self.seen[rows], nuisance)
-        if self.stored_size == (HEIGHT, WIDTH):
+        if self._fitting.fit == "crop" and self.stored_size == (HEIGHT, WIDTH):
             return portraits
-        return np.stack([crop_and_resize(portrait, self.stored_size) for portrait in portraits])
+        return np.stack([self._fitting(portrait) for portrait in portraits])
+
+    def fitted(self, fitting: Fitting) -> "DrawnFaces":
+        """The same faces, brought to size in this way."""
+        other = copy.copy(self)
+        other._fitting, other.stored_size = fitting, fitting.stored_size
+        return other
 
 
 def write_celeba_folder(

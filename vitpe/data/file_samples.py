@@ -1,20 +1,20 @@
 """Samples whose images lie encoded in files: in a folder of them, an archive, or one of the formats for datasets."""
 
+import copy
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from vitpe.celeba import SIZE
-from vitpe.data.image_files import formats
-from vitpe.data.images import ImageError, Remarks, crop_and_resize, decode
+from vitpe.data.fitting import Fitting
+from vitpe.data.images import ImageError, Remarks, decode, upright_size
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.errors import VitpeError
+
+_NUM_LOOKED_AT: Final = 8
 
 
 class EncodedImages(Protocol):
@@ -37,20 +37,8 @@ class EncodedImages(Protocol):
         """Forget what is kept for the next read."""
 
 
-def size_note(files: EncodedImages, member: Any) -> str | None:
-    """What to say of images that are not of CelebA's size, by the header of one of them; None for nothing."""
-    try:
-        with Image.open(io.BytesIO(files.read(member)), formats=formats()) as image:
-            width, height = image.size
-    except Exception:  # it will be said of this image when it is decoded
-        return None
-    if (height, width) == SIZE:
-        return None
-    return f"images of other sizes are cropped and resized as photos are: the first has {width} x {height} pixels"
-
-
 class FileSamples(Samples):
-    """Samples over files; every image comes out at `stored_size`, cropped and resized to fit."""
+    """Samples over files; every image comes out at `stored_size`, cropped and resized where they are not `fitted`."""
 
     def __init__(
         self,
@@ -72,6 +60,7 @@ class FileSamples(Samples):
         self.names = names
         self.labels = labels
         self.stored_size = stored_size
+        self._fitting = Fitting(stored_size, stored_size)
         self._notes = notes
         self._remarks = Remarks()
         self._files = files
@@ -85,7 +74,7 @@ class FileSamples(Samples):
 
     def take(self, indices: Sequence[int], *notes: str) -> "FileSamples":
         """Some of the samples, with more notes."""
-        return FileSamples(
+        taken = FileSamples(
             self.source,
             self.attributes,
             [self.names[index] for index in indices],
@@ -95,6 +84,27 @@ class FileSamples(Samples):
             [self._members[index] for index in indices],
             (*self._notes, *notes),
         )
+        taken._fitting = self._fitting
+        return taken
+
+    def fitted(self, fitting: Fitting) -> "FileSamples":
+        """The same samples, brought to size in this way, and a note of what it does to them."""
+        other = copy.copy(self)
+        other._fitting, other.stored_size = fitting, fitting.stored_size
+        other._notes = (*self._notes, *filter(None, [fitting.note(self._sizes())]))
+        return other
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of a few of the images, those that cannot be read left out: of these it is said later."""
+        count = len(self._members)
+        spread = range(0, count, max(1, count // _NUM_LOOKED_AT)) if self.reads_anywhere else range(count)
+        sizes = []
+        for index in spread[:_NUM_LOOKED_AT]:
+            try:
+                sizes.append(upright_size(self._files.read(self._members[index])))
+            except VitpeError:
+                continue
+        return sizes
 
     def sample(self, split: str, count: int | None, seed: int) -> "FileSamples":
         """`count` of these samples, which are of `split`, in their order; all for None, and where there are fewer.
@@ -145,7 +155,7 @@ class FileSamples(Samples):
         data = self._files.read(self._members[index]) if data is None else data
         tell = self._remarks.about(self.names[index])
         try:
-            return crop_and_resize(decode(data, tell), self.stored_size)
+            return self._fitting(decode(data, tell))
         except ImageError as error:
             raise VitpeError(
                 f"{self._files.where(self._members[index])}: {error.message}", "replace it, or remove it"

@@ -108,6 +108,16 @@ def check_num_bytes(count: int) -> None:
         raise ImageError(f"{count:,} bytes is over the limit of {MAX_BYTES // 1_000_000} MB")
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of the image that `decode` would give, by its header alone; ImageError where that says none."""
+    try:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
+            turned = image.getexif().get(_ORIENTATION) in _TRANSPOSED
+            return image.size if turned else (image.height, image.width)
+    except Exception as error:  # as in `decode`
+        raise ImageError(_reason(error)) from error
+
+
 def crop_and_resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     """The largest centre crop of `image` (3, H, W) with the aspect of `size`, resized to `size` = (height, width).
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.data.file_samples import FileSamples, size_note
+from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import FolderFiles, ImageFolder, is_file
 from vitpe.data.label_table import check_attributes
 from vitpe.data.labelled_csv import split_of
@@ -61,7 +61,6 @@ def read_lfwa(folder: Path, split: str, stored_size: tuple[int, int]) -> FileSam
     if not len(chosen):
         raise VitpeError(f"{folder} has no image of the {split} split", f"put the images of {_LABELS} there")
     taken = [str(members[index]) for index in chosen]
-    notes += filter(None, [size_note(files, taken[0])])
     values = (labels[chosen] == 1).astype(np.uint8)
     return FileSamples(
         "lfwa", attributes, [names[index] for index in chosen], values, stored_size, files, taken, tuple(notes)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vitpe.data.file_samples import FileSamples, size_note
+from vitpe.data.file_samples import FileSamples
 from vitpe.data.image_files import MAX_BYTES
 from vitpe.data.label_columns import MANY, Column, LabelColumns, Vocabulary, choose_columns, plain
 from vitpe.data.label_table import Splits
@@ -269,7 +269,7 @@ def read_parquet(data: Path, split: str, stored_size: tuple[int, int]) -> FileSa
     if splits is not None and not len(rows):
         counts = ", ".join(f"{np.count_nonzero(splits == name):,} {name}" for name in ("train", "valid", "test"))
         raise VitpeError(f"{shards.root} has no image of the {split} split ({counts})", "use more rows")
-    notes = [*table.notes(shards.root), *filter(None, (note, size_note(files, int(rows[0]))))]
+    notes = [*table.notes(shards.root), *filter(None, [note])]
     samples = FileSamples(
         "parquet", table.attributes, names, table.labels, stored_size, files, range(len(names)), tuple(notes)
     )

@@ -4,24 +4,32 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vitpe.celeba import NUM_PUBLISHED
 from vitpe.config import DRAWN_FACES, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, DataConfig
-from vitpe.data.samples import Samples, stored_size
+from vitpe.data.fitting import Fitting
+from vitpe.data.samples import Samples
 from vitpe.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitpe.data.file_samples import FileSamples
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What of a source is wanted. limit: the number of images, None for all; of drawn faces, which have no end, for the
-    usual number. seed: of the sample, where limit is less than there are.
+    """What of a source is wanted, and in what size. limit: the number of images, None for all; of drawn faces, which
+    have no end, for the usual number. seed: of the sample, where limit is less than there are.
     """
 
     split: str
-    stored_size: tuple[int, int]
+    fitting: Fitting
     limit: int | None
     seed: int
+
+
+def _taken(samples: "FileSamples", part: _Part) -> Samples:
+    return samples.fitted(part.fitting).sample(part.split, part.limit, part.seed)
 
 
 # Each imports its source only when it is asked for it: so only those who train on drawn faces need the painter.
@@ -31,15 +39,15 @@ def _drawn_faces(_: DataConfig, part: _Part) -> Samples:
     from vitpe.data.drawn_faces import DrawnFaces
 
     usual = NUM_DRAWN_TRAIN if part.split == "train" else NUM_DRAWN_VALID
-    return DrawnFaces(part.split, part.limit or usual, stored_size=part.stored_size)
+    return DrawnFaces(part.split, part.limit or usual).fitted(part.fitting)
 
 
 def _labelled_csv(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.labelled_csv import read_labelled_csv
 
     labels = [Path(path) for path in config.labels or ()]
-    samples = read_labelled_csv(Path(config.data), labels, part.split, part.stored_size)
-    return samples.sample(part.split, part.limit, part.seed)
+    samples = read_labelled_csv(Path(config.data), labels, part.split, part.fitting.stored_size)
+    return _taken(samples, part)
 
 
 def _is_fairface(config: DataConfig) -> bool:
@@ -73,8 +81,8 @@ def _webdataset(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.webdataset import read_webdataset
 
     tables = [Path(path) for path in config.labels or ()]
-    samples = read_webdataset(Path(config.data), part.split, part.stored_size, tables)
-    return samples.sample(part.split, part.limit, part.seed)
+    samples = read_webdataset(Path(config.data), part.split, part.fitting.stored_size, tables)
+    return _taken(samples, part)
 
 
 def _refuse_labels(config: DataConfig) -> None:
@@ -88,7 +96,7 @@ def _celeba(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.celeba import check_is_celeba, read_celeba
 
     check_is_celeba(Path(config.data))
-    return read_celeba(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+    return _taken(read_celeba(Path(config.data), part.split, part.fitting.stored_size), part)
 
 
 def _is_celebamask_hq(config: DataConfig) -> bool:
@@ -100,7 +108,7 @@ def _is_celebamask_hq(config: DataConfig) -> bool:
 def _celebamask_hq(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.celebamask_hq import read_celebamask_hq
 
-    return read_celebamask_hq(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+    return _taken(read_celebamask_hq(Path(config.data), part.split, part.fitting.stored_size), part)
 
 
 def _is_lfwa(config: DataConfig) -> bool:
@@ -112,7 +120,7 @@ def _is_lfwa(config: DataConfig) -> bool:
 def _lfwa(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.lfwa import read_lfwa
 
-    return read_lfwa(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+    return _taken(read_lfwa(Path(config.data), part.split, part.fitting.stored_size), part)
 
 
 def _is_parquet(config: DataConfig) -> bool:
@@ -129,7 +137,7 @@ def _parquet(config: DataConfig, part: _Part) -> Samples:
     from vitpe.data.parquet import read_parquet
 
     _refuse_labels(config)
-    return read_parquet(Path(config.data), part.split, part.stored_size).sample(part.split, part.limit, part.seed)
+    return _taken(read_parquet(Path(config.data), part.split, part.fitting.stored_size), part)
 
 
 _SOURCES: Final[tuple[tuple[Callable[[DataConfig], bool], Callable[[DataConfig, _Part], Samples]], ...]] = (
@@ -178,7 +186,7 @@ def open_samples(config: DataConfig, split: str, img_size: tuple[int, int], seed
 def _open(config: DataConfig, split: str, img_size: tuple[int, int], seed: int) -> Samples:
     limit = {"train": config.num_train, "valid": config.num_valid, "test": config.num_valid}[split]
     read = next(read for is_meant, read in _SOURCES if is_meant(config))
-    return read(config, _Part(split, stored_size(img_size), limit, seed))
+    return read(config, _Part(split, Fitting.of(config, img_size), limit, seed))
 
 
 def is_there(data: str) -> bool:

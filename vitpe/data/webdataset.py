@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from vitpe.data.file_samples import FileSamples, size_note
+from vitpe.data.file_samples import FileSamples
 from vitpe.data.label_columns import Column, LabelColumns, Other, Vocabulary, choose_columns
 from vitpe.data.labelled_csv import LabelTable, no_images, split_of
 from vitpe.data.shards import Shard, Shards, find_shards
@@ -61,7 +61,6 @@ def read_webdataset(data: Path, split: str, stored_size: tuple[int, int], tables
         raise VitpeError(f"{shards.root} has no image of the {split} split: {len(names):,} in all", "use more images")
     others = ", ".join(f"{count:,} .{kind}" for kind, count in images.others.most_common(5))
     notes = [*table.notes(shards.root), f"files that are not read: {others}" if others else None, note]
-    notes.append(size_note(images, rows[0]))
     told = tuple(line for line in notes if line is not None)
     found = FileSamples(
         "webdataset", table.attributes, names, table.labels, stored_size, images, range(len(names)), told
@@ -97,7 +96,7 @@ def _read_beside(shards: Shards, tables: Sequence[Path], split: str, stored_size
         raise no_images(table.title, split, found)
     numbers = [number for number, _ in chosen]
     unread = f"labels are those of {table.title}: {num_others:,} labels in the archives are not read"
-    notes = [*table.notes(), note, unread if num_others else None, size_note(images, numbers[0])]
+    notes = [*table.notes(), note, unread if num_others else None]
     return FileSamples(
         "webdataset",
         table.columns.attributes,

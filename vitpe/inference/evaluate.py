@@ -55,13 +55,13 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
     if options.split == "test":
         reporter.note("test is for the final report: choose models on valid")
     opened_of = cache(open_samples)
-    opened = partial(opened_of, plan.data)
     answers = []
     for number, path in enumerate(plan.checkpoints):
         loaded = LoadedCheckpoint.of(path)
         size = loaded.info.model.img_size
+        opened = partial(opened_of, loaded.info.as_seen(plan.data))
         if plan.trained_on:
-            data = plan.trained_on[number]
+            data = loaded.info.as_seen(plan.trained_on[number])
             check_same_data(path, data, partial(opened_of, data, FIT_SPLIT, size))
         if options.suspects and options.split == "train":
             open_valid = partial(opened_of, split=FIT_SPLIT, img_size=size)
@@ -85,7 +85,9 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
             given = replace(given, train_labels=_train_labels(partial(opened, "train", size), reporter))
         answers.append(given)
     if options.data is not None:
-        reporter.note(describe({f"of {options.split}": opened(options.split, answers[0].info.model.img_size)}))
+        first = answers[0].info
+        samples = opened_of(first.as_seen(plan.data), options.split, first.model.img_size)
+        reporter.note(describe({f"of {options.split}": samples}))
     for line in dict.fromkeys(note for given in answers for note in given.all_notes()):
         reporter.note(line)
     return answers

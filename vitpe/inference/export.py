@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitpe.config import Fit
 from vitpe.errors import VitpeError
 from vitpe.files import write_atomic
 from vitpe.model.inputs import PixelClassifier
@@ -26,13 +27,14 @@ def export_onnx(
     mean: Sequence[float],
     std: Sequence[float],
     thresholds: Sequence[float],
+    fit: Fit = "crop",
 ) -> None:
     """Write `model` to `path` as one ONNX file of opset OPSET.
 
     Input `images`: uint8 (B, 3, H, W), RGB in 0..255, (H, W) the model's img_size, any B. Scaling to 0..1,
     normalisation by `mean` and `std` (of values in 0..1) and the sigmoid are inside. Output `probs`: float32 (B, A),
     one column for each of `attributes`. The file's metadata_props hold `attributes`, `thresholds` (an attribute is
-    there at or above its own), `mean`, `std` and `img_size` as JSON.
+    there at or above its own), `mean`, `std`, `img_size` and `fit` (how images came to that size) as JSON.
     VitpeError without the `export` extra, or when `path` cannot be written.
     """
     _require_packages("onnx", "onnxscript")
@@ -61,6 +63,7 @@ def export_onnx(
         "mean": list(mean),
         "std": list(std),
         "img_size": list(model.config.img_size),
+        "fit": fit,
     }
     for key, value in values.items():
         proto.metadata_props.add(key=key, value=json.dumps(value))

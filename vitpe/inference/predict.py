@@ -24,7 +24,7 @@ from PIL import Image
 
 from vitpe.config import Precision
 from vitpe.data.image_files import is_image
-from vitpe.data.images import Pixels, Remarks, center_crop, crop_and_resize, decode
+from vitpe.data.images import Pixels, Remarks, decode
 from vitpe.errors import VitpeError
 from vitpe.files import make_folder, write_atomic
 from vitpe.inference.engines import Engine, HandingOver, NumpyEngine, many_images
@@ -114,7 +114,7 @@ class Predictor:
         image = decode(data, (remarks or Remarks()).about(name))
         if align is not None:
             image = align(image, name)
-        return center_crop(crop_and_resize(image, self.info.stored_size), self.info.model.img_size)
+        return self.info.fitting.view(image)
 
 
 @dataclass

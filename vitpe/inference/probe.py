@@ -43,9 +43,10 @@ def probe(plan: EvalPlan, num_images: int, device: torch.device, reporter: EvalR
     opened = partial(open_samples, split=split, img_size=first.info.model.img_size)
     if plan.trained_on:
         check_same_data(first.path, plan.trained_on[0], partial(opened, plan.trained_on[0]))
-    samples = opened(plan.data)
+    data = first.info.as_seen(plan.data)
+    samples = opened(data)
     if len(samples.names) > num_images:
-        samples = opened(replace(plan.data, num_valid=num_images))
+        samples = opened(replace(data, num_valid=num_images))
     probes, notes = [], dict[str, None]()
     for path in plan.checkpoints:
         loaded = first if path == first.path else LoadedCheckpoint.of(path)

@@ -25,6 +25,7 @@ _BLOCK_NAMES: Final = (
     ("mlp.fc2", "output.dense"),
 )
 _QKV: Final = ("query", "key", "value")
+_TIMM_CROP_MODES: Final = {"crop": "center", "pad": "border", "stretch": "squash"}
 _BILINEAR: Final = 2  # as Pillow numbers its filters
 
 
@@ -32,9 +33,10 @@ def huggingface_files(weights: Weights, info: CheckpointInfo) -> dict[str, bytes
     """config.json, preprocessor_config.json and the weights, for
     `transformers.pipeline("image-classification", FOLDER)`, which answers with sigmoids.
 
-    Names of the weights are those of the hub's files, which every version of transformers reads. The preprocessor fits
-    an image to info.stored_size, which leaves one that is cut as CelebA's are as it is, and crops the model's img_size
-    from its middle, as vitpe does; others it stretches, where vitpe crops them.
+    Names of the weights are those of the hub's files, which every version of transformers reads. For a model of cropped
+    images the preprocessor fits an image to info.stored_size, which leaves one that is cut as CelebA's are as it is,
+    and crops the model's img_size from its middle, as vitpe does; others it stretches, where vitpe crops them. For one
+    of stretched images it does what vitpe does; for one of images with borders, too, once they have these.
     UsageError for a model that ViTForImageClassification cannot hold.
     """
     model = info.model
@@ -63,14 +65,15 @@ def huggingface_files(weights: Weights, info: CheckpointInfo) -> dict[str, bytes
         "attention_probs_dropout_prob": 0.0,
         "torch_dtype": "float32",
     }
+    crops = info.fit == "crop"
     preprocessor = {
         "generator": MARK,
         "image_processor_type": "CLIPImageProcessor",  # ViT's own does not crop
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": _height_width(info.stored_size),
+        "size": _height_width(info.stored_size if crops else model.img_size),
         "resample": _BILINEAR,
-        "do_center_crop": True,
+        "do_center_crop": crops,
         "crop_size": _height_width(model.img_size),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -115,7 +118,7 @@ def timm_files(weights: Weights, info: CheckpointInfo) -> dict[str, bytes]:
             "fixed_input_size": True,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
-            "crop_mode": "center",
+            "crop_mode": _TIMM_CROP_MODES[info.fit],
             "mean": list(info.mean),
             "std": list(info.std),
             "num_classes": model.num_classes,

@@ -22,16 +22,40 @@ classify("face.jpg", top_k=5)
 ```
 
 The answers are sigmoids, one an attribute; `config.json` has the thresholds at which vitpe calls an attribute present.
-Images are to be cut as the training images were; a photo is stretched to their shape, not cropped.""",
+""",
     "timm": """```python
 import timm
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:USER/NAME"
 ```
 
-It gives logits, one an attribute: take the sigmoid. Its input is HEIGHT x WIDTH pixels from the middle of images that
-were fitted to STORED, as CelebA's are.""",
+It gives logits, one an attribute: take the sigmoid.
+""",
 }
+_INPUT: Final = {
+    ("hf", "crop"): """Images are to be cut as the training images were; a photo is stretched to their shape, not
+cropped.""",
+    (
+        "hf",
+        "pad",
+    ): """It was trained on whole images between borders. This gives a photo such borders; without them it is
+stretched:
+
+```python
+from PIL import Image, ImageOps
+
+photo = ImageOps.exif_transpose(Image.open("face.jpg")).convert("RGB")
+photo = ImageOps.pad(photo, (WIDTH, HEIGHT), Image.Resampling.BILINEAR, color=BORDER)
+```""",
+    ("hf", "stretch"): """It was trained on whole images, stretched to the model's shape, as its preprocessor does.""",
+    ("timm", "crop"): """Its input is HEIGHT x WIDTH pixels from the middle of images that were fitted to STORED, as
+CelebA's are.""",
+    ("timm", "pad"): """Its input is a whole image between borders, HEIGHT x WIDTH pixels in all, as the transform of
+`timm.data.create_transform(**timm.data.resolve_model_data_config(model))` makes it.""",
+    ("timm", "stretch"): """Its input is a whole image, stretched to HEIGHT x WIDTH pixels, as the transform of
+`timm.data.create_transform(**timm.data.resolve_model_data_config(model))` makes it.""",
+}
+"""What an image must look like, by library and `data.fit`."""
 
 
 def model_card(info: CheckpointInfo, library: str, scored: tuple[Scores, EvalInfo] | None) -> str:
@@ -60,9 +84,11 @@ def model_card(info: CheckpointInfo, library: str, scored: tuple[Scores, EvalInf
         "",
         "## How to load it",
         "",
-        _LOADING[library]
+        _LOADING[library],
+        _INPUT[library, info.fit]
         .replace("HEIGHT", str(height))
         .replace("WIDTH", str(width))
+        .replace("BORDER", str(info.fitting.border))
         .replace("STORED", " × ".join(map(str, info.stored_size))),
         "",
         "## How good it is",

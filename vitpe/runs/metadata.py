@@ -4,11 +4,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from vitpe.config import PRESETS, ModelConfig
+from vitpe.config import PRESETS, DataConfig, Fit, ModelConfig
+from vitpe.data.fitting import Fitting
 from vitpe.data.image_files import MAX_PIXELS
 from vitpe.data.label_table import check_attributes
 from vitpe.errors import VitpeError
@@ -35,7 +36,7 @@ class CheckpointInfo:
     """What a checkpoint says of itself.
 
     attributes: names of the A logits. mean, std: of the pixels / 255, per channel. thresholds: (A,) in [0, 1].
-    stored_size: (height, width) that images are fitted to before the centre crop to model.img_size.
+    stored_size: (height, width) that images are fitted to before the centre crop to model.img_size. fit: how.
     thresholds_split, thresholds_criterion: where and for what the thresholds were tuned after training; None for 0.5.
     head_split, head_by: where rows of the head were fitted anew on balanced groups, and by which attributes, of which
     those among `attributes` have these rows; None and empty where none was.
@@ -54,6 +55,7 @@ class CheckpointInfo:
     images_seen: int
     seed: int
     data_source: str
+    fit: Fit = "crop"
     balance: tuple[str, ...] = ()
     valid: dict[str, float] | None = None
     history_only: bool = False
@@ -89,6 +91,16 @@ class CheckpointInfo:
             raise VitpeError(f"the head was fitted on {self.head_split} by {self.head_by}", "one needs the other")
         if min(self.step, self.images_seen) < 0:
             raise VitpeError(f"step is {self.step}, images_seen {self.images_seen}", "neither can be negative")
+
+    @property
+    def fitting(self) -> Fitting:
+        """What brings an image to the model's size."""
+        return Fitting(self.stored_size, self.model.img_size, self.fit, self.mean)
+
+    def as_seen(self, data: DataConfig) -> DataConfig:
+        """Where those images are, with these brought to size as the model has learned them."""
+        red, green, blue = self.mean
+        return replace(data, fit=self.fit, mean=(red, green, blue))
 
     def to_metadata(self) -> dict[str, str]:
         """As safetensors metadata; "format" is what Hugging Face's loaders ask for."""

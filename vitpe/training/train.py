@@ -404,6 +404,7 @@ def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
         images_seen=0,
         seed=config.train.seed,
         data_source=samples.source,
+        fit=config.data.fit,
         balance=config.train.balance,
     )
 
