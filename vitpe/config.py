@@ -177,6 +177,8 @@ class TrainConfig:
     whiten: update the patch projection in whitened coordinates (vitpe.training.whitening).
     balance: attributes whose values part the images into groups that come equally often; none for each image equally.
     patch_keep: share of the patches that an image keeps in training (patch dropout, arXiv:2208.07220).
+    micro_batch_size: images that a device computes at once; the gradients of a batch's parts are summed, so that the
+    update is the same for less memory. None for the whole batch, or the worker's share of it.
     cuda_graph: give a GPU each training step as one graph of calls (vitpe.training.graph).
     num_checkpoints: frames of the history between step 0 and the end. num_evals: scorings on valid in that time.
     keep: "all" writes whole models into the history, "pos_embed" only what the pictures need, "auto" whole models
@@ -201,6 +203,7 @@ class TrainConfig:
     keep: Literal["auto", "all", "pos_embed"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    micro_batch_size: Annotated[int | None, Bounds(1, 1_000_000)] = None
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:

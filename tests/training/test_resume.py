@@ -210,6 +210,7 @@ def test_what_may_change() -> None:
         "train.keep": "all",
         "train.compile": "off",
         "train.cuda_graph": False,
+        "train.micro_batch_size": 8,
         "data.store": "disk",
     }
     assert changes.keys() == MAY_CHANGE

@@ -54,6 +54,21 @@ class Batch:
         """(B, branches) in [0, 1), by which stochastic depth leaves out branches; None without it."""
         return self.tensors.get("depth")
 
+    def __len__(self) -> int:
+        """B"""
+        return self.tensors["images"].shape[0] if self.source is None else self.tensors["places"].shape[1]
+
+    def split(self, size: int) -> "list[Batch]":
+        """Parts of at most `size` images, as few and as equal as can be, in the same memory."""
+        num_parts = -(-len(self) // size)
+        split = {
+            name: tensor.tensor_split(num_parts, dim=1 if name == "places" else 0)
+            for name, tensor in self.tensors.items()
+        }
+        return [
+            replace(self, tensors={name: parts[number] for name, parts in split.items()}) for number in range(num_parts)
+        ]
+
     def clone(self) -> "Batch":
         """In memory of its own, but for the split that it is taken from."""
         return replace(self, tensors={name: tensor.clone() for name, tensor in self.tensors.items()}, ready=None)

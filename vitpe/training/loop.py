@@ -292,15 +292,22 @@ class Trainer:
         return self._workers.wrap(forward)
 
     def _operations(self) -> float:
-        """Floating-point operations of this worker's part of a step: two for each weight and token, and twice that in
-        the backward pass (arXiv:2001.08361, section 2.1).
+        """Floating-point operations of what this worker computes at once: two for each weight and token, and twice
+        that in the backward pass (arXiv:2001.08361, section 2.1).
         """
         tokens = 1 + self._config.patch_keep * self._info.model.num_patches
-        return 6 * num_parameters(self._model) * tokens * self.plan.batch_size / self._workers.world_size
+        num_images = self.plan.batch_size // self._workers.world_size
+        return 6 * num_parameters(self._model) * tokens * min(num_images, self._config.micro_batch_size or num_images)
 
     def _make_step(self, forward: nn.Module) -> TrainStep:
         step = TrainStep(
-            self._model, forward, self._optimizers, self._average, self._loss_sum, self._config.label_smoothing
+            self._model,
+            forward,
+            self._optimizers,
+            self._average,
+            self._loss_sum,
+            self._config.label_smoothing,
+            self._config.micro_batch_size,
         )
         if self._device.type == "cuda" and self._config.cuda_graph:
             step.capture(self._reporter.note, self._workers.world_size)

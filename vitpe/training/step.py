@@ -1,13 +1,18 @@
 """One update: a batch → new weights. Forward, loss, backward, optimizers, averaged weights.
 
+Where the batch is computed in parts, each has its share of the loss, and gradients add up: the update is that of the
+whole, but for rounding, while what a backward pass needs is kept of one part at a time.
+
 All that changes from step to step is put into tensors first; what follows takes no arguments, asks for no number back
 and draws nothing. So a GPU can be given all of it at once (see vitpe.training.graph), and a CPU does the same.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.parallel import DistributedDataParallel
 
 from vitpe.data.batch import Batch
 from vitpe.model.vit import VisionTransformer
@@ -29,11 +34,15 @@ class TrainStep:
         average: ExponentialMovingAverage | None,
         loss_sum: Tensor,
         label_smoothing: float = 0.0,
+        micro_batch_size: int | None = None,
     ) -> None:
-        """forward: images and numbers of kept patches → logits, of `model` however it is wrapped."""
+        """forward: images and numbers of kept patches → logits, of `model` however it is wrapped. micro_batch_size:
+        images that go through it at once; None for all of a batch.
+        """
         self._model, self._forward = model, forward
         self._optimizers, self._average = optimizers, average
         self._loss_sum, self._label_smoothing = loss_sum, label_smoothing
+        self._micro_batch_size = micro_batch_size
         self._batch: Batch | None = None
         self._captured: CapturedOrNot | None = None
 
@@ -49,9 +58,9 @@ class TrainStep:
     def __call__(self, batch: Batch, step: int, factor: float) -> None:
         """The update at `step` (0-based), at `factor` times the peak learning rates."""
         if self._captured is None:
-            self._take(batch)
+            self._batch = batch
         elif self._batch is None:
-            self._take(batch.clone())
+            self._batch = batch.clone()
         else:
             for name, value in batch.tensors.items():
                 self._batch.tensors[name].copy_(value)
@@ -60,22 +69,34 @@ class TrainStep:
             self._average.set_step(step)
         (self._captured or self._compute)()
 
-    def _take(self, batch: Batch) -> None:
-        self._batch = batch
-        self._model.set_depth_draws(batch.depth)
-
     def _compute(self) -> None:
         batch = self._batch
         assert batch is not None
-        labels = batch.labels.float()
-        if self._label_smoothing:
-            labels = labels * (1 - self._label_smoothing) + self._label_smoothing / 2
-        loss = binary_cross_entropy_with_logits(self._forward(batch.images, batch.keep), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole = len(batch)
+        *parts, last = batch.split(self._micro_batch_size or whole)
+        with self._gradients_kept_apart():
+            for part in parts:
+                self._backward(part, whole)
+        self._backward(last, whole)
         self._optimizers.step()
         if self._average is not None:
             self._average.update()
+
+    def _backward(self, part: Batch, whole: int) -> None:
+        """Add the gradients of the part's share of the mean loss of `whole` images."""
+        self._model.set_depth_draws(part.depth)
+        labels = part.labels.float()
+        if self._label_smoothing:
+            labels = labels * (1 - self._label_smoothing) + self._label_smoothing / 2
+        mean = binary_cross_entropy_with_logits(self._forward(part.images, part.keep), labels)
+        loss = mean * (len(part) / whole)
+        loss.backward()  # type: ignore[no-untyped-call]
         self._loss_sum += loss.detach()
+
+    def _gradients_kept_apart(self) -> AbstractContextManager[object]:
+        """Within, workers do not yet average their gradients: once is enough for all parts."""
+        forward = self._forward
+        return forward.no_sync() if isinstance(forward, DistributedDataParallel) else nullcontext()
 
     def _clear(self) -> None:
         self._model.zero_grad(set_to_none=True)

@@ -50,6 +50,7 @@ MAY_CHANGE: Final = frozenset(
         "train.keep",
         "train.compile",
         "train.cuda_graph",
+        "train.micro_batch_size",
         "data.store",
     }
 )
