@@ -7,7 +7,7 @@
 order first, and the probability of the answer that was given is averaged over shares of 0 to 90 % that are gone
 (deletion: low where the map is right) or of 10 to 100 % that are there (insertion: high). What is taken away gets no
 token, as patch dropout teaches, or the mean colour that the model was trained with; the first favours "occlusion",
-which asks the same of each patch alone, the second no method. Of each image, up to four answers "present" and four
+which asks the same of each patch alone, the second no method. Of each image, up to two answers "present" and two
 "absent", at random.
 
 **Pointing** (as the pointing game of arXiv:1608.00507): a drawn face is painted again without an attribute, and the
@@ -22,14 +22,18 @@ A table, then a line of JSON.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from vitpe.celeba import ATTRIBUTES
@@ -39,7 +43,6 @@ from vitpe.data.images import Pixels, center_crop
 from vitpe.data.samples import Samples, stored_size
 from vitpe.data.sources import open_samples
 from vitpe.inference.maps import map_values
-from vitpe.inference.predictions import MapMethod
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.runs.find import weights_file
@@ -51,8 +54,11 @@ Probs = Callable[[NDArray[np.intp]], Floats]
 """Kept patches (M, K), of answer m in row m → the probability (M,) of that answer."""
 
 FRACTIONS = np.arange(10) / 10
-EACH = 4  # answers "present", and answers "absent", of an image
+EACH = 2  # answers "present", and answers "absent", of an image
 MIN_CHANGE, MAX_CHANGED = 0.25, 0.5
+BATCH = 8
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def curves(probs: Probs, maps: Floats) -> tuple[float, float]:
@@ -104,25 +110,39 @@ class Subject:
 
 def subjects_of(engine: TorchEngine, info: CheckpointInfo, images: Sequence[Pixels]) -> list[Subject]:
     """With maps by all methods that the model has, "random" and "prior"."""
-    methods: list[MapMethod] = ["occlusion", "relevance"]
-    if info.model.global_pool == "queries":
-        methods.append("attention")
     random = np.random.default_rng(0)
     columns = range(len(info.attributes))
-    subjects = []
-    for image in images:
-        logits = engine.classify([image])[0]
+
+    def maps_of(batch: Sequence[Pixels]) -> list[Subject]:
+        logits = engine.classify(batch)
         signs = np.where(logits >= 0, 1.0, -1.0)
-        maps = {
-            method: map_values(engine, info.model, image, columns, signs, method).reshape(len(columns), -1)
-            for method in methods
-        }
-        subjects.append(
-            Subject(image, logits, maps | {"random": random.random((len(columns), info.model.num_patches))})
-        )
+        fall = [
+            map_values(engine, info.model, image, columns, sign, "occlusion")
+            for image, sign in zip(batch, signs, strict=True)
+        ]
+        maps = {"occlusion": np.array(fall), "relevance": engine.relevance(batch, columns, signs)}
+        if info.model.global_pool == "queries":
+            maps["attention"] = engine.attention(batch, columns)
+        flat = {method: values.reshape(len(batch), len(columns), -1) for method, values in maps.items()}
+        return [
+            Subject(image, logits[row], {method: values[row] for method, values in flat.items()})
+            for row, image in enumerate(batch)
+        ]
+
+    batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+    subjects = [subject for found in at_once(engine, maps_of, batches, "maps") for subject in found]
+    for subject in subjects:
+        subject.maps["random"] = random.random((len(columns), info.model.num_patches))
     for subject, prior in zip(subjects, priors(subjects), strict=True):
         subject.maps["prior"] = prior
     return subjects
+
+
+def at_once(engine: TorchEngine, work: Callable[[T], R], parts: Sequence[T], doing: str) -> Iterator[R]:
+    """work of each part in order; on a CPU each core has one of its own, as the engine computes with one thread."""
+    with ThreadPoolExecutor((os.cpu_count() or 1) if engine.in_workers else 1) as pool:
+        found: Iterable[R] = pool.map(work, parts)
+        yield from track(found, doing, len(parts), console=Console(stderr=True))
 
 
 def priors(subjects: Sequence[Subject]) -> list[Floats]:
@@ -152,16 +172,24 @@ def all_curves(engine: TorchEngine, info: CheckpointInfo, subjects: Sequence[Sub
     """way of taking away → method → (n, 2): deletion and insertion of each image."""
     random = np.random.default_rng(1)
     found: dict[str, dict[str, list[tuple[float, float]]]] = {"no token": {}, "mean colour": {}}
-    for subject in subjects:
-        columns = chosen(subject, random)
+
+    def of_one(asked: tuple[Subject, NDArray[np.intp]]) -> dict[str, dict[str, tuple[float, float]]]:
+        subject, columns = asked
         signs = subject.signs[columns]
         ways = {
             "no token": without_tokens(engine, subject.image, columns, signs),
             "mean colour": mean_colour(engine, info, subject.image, columns, signs),
         }
-        for way, probs in ways.items():
-            for method, maps in subject.maps.items():
-                found[way].setdefault(method, []).append(curves(probs, maps[columns]))
+        return {
+            way: {method: curves(probs, maps[columns]) for method, maps in subject.maps.items()}
+            for way, probs in ways.items()
+        }
+
+    asked = [(subject, chosen(subject, random)) for subject in subjects]
+    for result in at_once(engine, of_one, asked, "curves"):
+        for way, by in result.items():
+            for method, pair in by.items():
+                found[way].setdefault(method, []).append(pair)
     return {way: {method: np.array(rows) for method, rows in by.items()} for way, by in found.items()}
 
 

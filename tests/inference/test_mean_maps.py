@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import train_tiny
 from tests.helpers.in_process import call_vitpe
 from vitpe.data.celeba import read_celeba
 from vitpe.data.images import center_crop
@@ -15,6 +16,7 @@ from vitpe.inference.eval_options import EvalOptions, plan
 from vitpe.inference.eval_result import EvalResult, MeanMaps
 from vitpe.inference.evaluate import evaluate
 from vitpe.inference.maps import map_values
+from vitpe.inference.predictions import MapMethod
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.outputs import refuse_foreign
 from vitpe.runs.weights import load_arrays
@@ -30,8 +32,8 @@ class Quiet:
         pass
 
 
-def scored(run: Path, **options) -> EvalResult:
-    return evaluate(plan([run], EvalOptions(maps=True, **options), lambda text: None), CPU, Quiet())[0]
+def scored(run: Path, method: MapMethod = "occlusion", **options) -> EvalResult:
+    return evaluate(plan([run], EvalOptions(maps=method, **options), lambda text: None), CPU, Quiet())[0]
 
 
 @pytest.mark.parametrize("threshold", [None, "0.52"])
@@ -51,6 +53,26 @@ def test_it_is_the_mean_of_each_images_maps(trained_run, celeba, threshold):
     np.testing.assert_allclose(found.error, np.std(maps, axis=0, ddof=1) / np.sqrt(8), rtol=1e-2, atol=1e-6)
     np.testing.assert_allclose(found.image.astype(float), np.mean(images, axis=0), atol=0.5)
     assert np.abs(found.mean).max() > 1e-5
+
+
+@pytest.mark.parametrize("method", ["relevance", "attention"])
+def test_the_other_methods_are_means_of_each_images_maps_too(celeba, tmp_path, method):
+    train_tiny(celeba, tmp_path / "run", model__global_pool="queries", train__steps=16)
+    found = scored(tmp_path / "run", method).maps
+    weights, info = load_arrays(tmp_path / "run" / "best.safetensors")
+    engine = TorchEngine(weights, info, CPU)
+    samples = read_celeba(celeba, "valid", info.stored_size)
+    images = [center_crop(image, info.model.img_size) for image in samples.read(range(len(samples.names)))]
+    signs = [np.where(engine.classify([image])[0] >= 0, 1.0, -1.0) for image in images]
+    maps = [
+        map_values(engine, info.model, image, range(4), sign, method) for image, sign in zip(images, signs, strict=True)
+    ]
+    assert found.method == method
+    np.testing.assert_allclose(found.mean, np.mean(maps, axis=0), rtol=1e-3, atol=1e-7)
+    assert found.mean.max() > 1e-6
+    called = call_vitpe("eval", tmp_path / "run", "--maps", tmp_path / "maps.png", "--map-method", method)
+    assert called.code == 0, called.stderr
+    assert (tmp_path / "maps.png").is_file()
 
 
 def test_of_many_images_a_random_sample_is_taken(trained_run, monkeypatch):
@@ -113,6 +135,8 @@ def test_what_cannot_be_asked_together(trained_run, tmp_path):
         (["--compare", trained_run, trained_run, "--maps", file], "--compare has no --maps"),
         (["--from-answers", tmp_path / "a.csv", "--maps", file], "--from-answers with --maps"),
         ([trained_run, "--maps", tmp_path / "maps.jpg"], "does not end in .png"),
+        ([trained_run, "--map-method", "relevance"], "--map-method relevance without --maps"),
+        ([trained_run, "--maps", file, "--map-method", "attention"], "the model has no attribute queries"),
     ):
         called = call_vitpe("eval", *arguments)
         assert called.code == 2 and message in called.stderr, called.stderr

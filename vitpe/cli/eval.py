@@ -10,6 +10,7 @@ from vitpe.cli.options import (
     Checkpoints,
     Device,
     Labels,
+    MapMethod,
     Precision,
     Relabel,
     choose_format,
@@ -97,6 +98,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Also write where the model looks on average, attribute by attribute, to this PNG file."),
     ] = None,
+    map_method: MapMethod = "occlusion",
     answers: Annotated[
         Path | None,
         typer.Option(help="Also write every probability and label to this file: .csv, .jsonl, .parquet."),
@@ -111,6 +113,8 @@ def evaluate(
     from vitpe.reporting.metric_formats import sort_key
 
     kind = choose_format(output, ("table", "json", "csv"))
+    if maps is None and map_method != "occlusion":
+        raise UsageError(f"--map-method {map_method} without --maps", "name a file for the picture: --maps FILE.png")
     if from_answers is not None:
         given = {
             "a checkpoint": checkpoints,
@@ -193,7 +197,7 @@ def evaluate(
         suspects=suspects is not None,
         relabel=relabel,
         refit=out,
-        maps=maps is not None,
+        maps=None if maps is None else map_method,
         attributes=chosen or (),
     )
     if from_answers is not None:

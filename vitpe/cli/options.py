@@ -121,6 +121,10 @@ Device = Annotated[
 Precision = Annotated[
     Literal["fp32", "bf16"], typer.Option(help="bf16 is faster where the processor has it, and a little less exact.")
 ]
+MapMethod = Annotated[
+    Literal["occlusion", "relevance", "attention"],
+    typer.Option(help="relevance: gradients, faster for large models; attention: where attribute queries look."),
+]
 
 
 def _at_home(value: Any) -> Any:

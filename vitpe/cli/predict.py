@@ -3,7 +3,7 @@
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from vitpe.cli.options import (
     CHECKPOINT,
     NEWEST,
     Device,
+    MapMethod,
     Precision,
     choose_format,
     format_option,
@@ -57,10 +58,7 @@ def predict(
     precision: Precision = "fp32",
     output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where the answers come from (PNG).")] = None,
-    map_method: Annotated[
-        Literal["occlusion", "relevance", "attention"],
-        typer.Option(help="relevance: gradients, faster for large models; attention: where attribute queries look."),
-    ] = "occlusion",
+    map_method: MapMethod = "occlusion",
     top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
     attributes: Annotated[
         str | None,

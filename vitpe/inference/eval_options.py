@@ -9,8 +9,8 @@ from vitpe.config import DataConfig, Precision
 from vitpe.data.sources import check_source
 from vitpe.errors import UsageError
 from vitpe.inference.groups import Terms
-from vitpe.inference.maps import check_grid
-from vitpe.inference.predictions import select_attributes
+from vitpe.inference.maps import MapOptions
+from vitpe.inference.predictions import MapMethod, select_attributes
 from vitpe.inference.trained_on import OUT_OF_SAMPLE_HINT, data_of
 from vitpe.metrics.thresholds import Criterion, Method
 from vitpe.outputs import check_output
@@ -33,7 +33,7 @@ class EvalOptions:
     refit: a new checkpoint, with rows of the head fitted on the groups, None for none.
     attributes: which are scored, empty for all.
     suspects: whether wrong labels are looked for, which only a model that did not train on them can find.
-    maps: whether it is asked where the model looks on average.
+    maps: by which method it is asked where the model looks on average, None where it is not.
     Raises UsageError for combinations that mean nothing, and when what is fitted would be reported where it was.
     """
 
@@ -48,7 +48,7 @@ class EvalOptions:
     suspects: bool = False
     relabel: Path | None = None
     refit: Path | None = None
-    maps: bool = False
+    maps: MapMethod | None = None
     attributes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ def plan(paths: Sequence[Path], options: EvalOptions, tell: Callable[[str], None
     checkpoints = tuple(weights_file(path, tell) for path in paths)
     infos = [read_info(path) for path in checkpoints]
     if options.maps:
-        check_grid(infos[0].model)
+        MapOptions(options.maps).check(infos[0].model)
     for info in infos:
         select_attributes(info.attributes, options.attributes)
     relabel = None if options.relabel is None else str(options.relabel)

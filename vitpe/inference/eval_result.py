@@ -12,7 +12,7 @@ from vitpe.data.samples import Samples
 from vitpe.errors import VitpeError
 from vitpe.inference.answers import Answers, Labels
 from vitpe.inference.groups import Terms, check_terms
-from vitpe.inference.predictions import EvalInfo
+from vitpe.inference.predictions import EvalInfo, MapMethod
 from vitpe.metrics.comparison import Comparison, compare
 from vitpe.metrics.group_comparison import GroupComparison, compare_groups
 from vitpe.metrics.groups import group_by
@@ -23,14 +23,15 @@ from vitpe.text import some
 
 @dataclass(frozen=True, eq=False)
 class MeanMaps:
-    """Where a model looks on average: mean and standard error (A, rows, columns) of how much the logits of the answers
-    given fall without a patch, and the mean uint8 image (3, H, W), all over num_images of a split's.
+    """Where a model looks on average: mean and standard error (A, rows, columns) of the maps of the answers given, and
+    the mean uint8 image (3, H, W), all over num_images of a split's.
     """
 
     mean: NDArray[np.float64]
     error: NDArray[np.float64]
     image: NDArray[np.uint8]
     num_images: int
+    method: MapMethod = "occlusion"
 
     def surely(self) -> NDArray[np.float64]:
         """(A, rows, columns): the end of the mean's 95 % interval that is nearer to 0; 0 where that holds 0."""

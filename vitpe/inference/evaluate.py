@@ -79,7 +79,7 @@ def evaluate(plan: EvalPlan, device: torch.device, reporter: EvalReporter) -> li
         given = answer(loaded, options.split, opened(options.split, size), device, reporter, options.precision)
         given = replace(given, threshold=options.threshold)
         if options.maps:
-            maps = mean_maps(loaded.model, given, opened(options.split, size), device, reporter.start)
+            maps = mean_maps(loaded.model, given, opened(options.split, size), device, reporter.start, options.maps)
             given = replace(given, maps=maps)
         if options.by:
             given = replace(given, train_labels=_train_labels(partial(opened, "train", size), reporter))

@@ -97,5 +97,5 @@ def map_values(
         if not isinstance(engine, TorchEngine):
             raise TypeError(f"only torch has maps by {method}")
         by_signs = method == "relevance"
-        values = engine.relevance(image, columns, signs) if by_signs else engine.attention(image, columns)
+        values = engine.relevance([image], columns, signs[None]) if by_signs else engine.attention([image], columns)
     return values.reshape(len(columns), *model.grid_size)

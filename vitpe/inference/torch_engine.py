@@ -65,17 +65,20 @@ class TorchEngine:
         """Of one image, in batches."""
         return kept_logits(self.classifier, stack_images([image]).to(self.device), 8 * self.max_batch)
 
-    def relevance(self, image: Pixels, columns: Sequence[int], signs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(K, N): see AttentionRelevance."""
-        pixels = stack_images([image]).to(self.device)
-        found = self._relevance(pixels, columns, torch.from_numpy(signs).float().to(self.device)[None])
-        return found[0].cpu().double().numpy()
+    def relevance(
+        self, images: Sequence[Pixels], columns: Sequence[int], signs: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """signs (B, K) → (B, K, N): see AttentionRelevance."""
+        found = self._relevance(
+            stack_images(images).to(self.device), columns, torch.from_numpy(signs).float().to(self.device)
+        )
+        return found.cpu().double().numpy()
 
-    def attention(self, image: Pixels, columns: Sequence[int]) -> NDArray[np.float64]:
-        """(K, N): the share of each attribute's look that goes to each patch; ValueError without attribute queries."""
+    def attention(self, images: Sequence[Pixels], columns: Sequence[int]) -> NDArray[np.float64]:
+        """(B, K, N): the share of each attribute's look that a patch gets; ValueError without attribute queries."""
         classifier = PixelClassifier(self._model, self._info.mean, self._info.std)
         with torch.inference_mode():
-            found = classifier.attribute_attention(stack_images([image]).to(self.device))[0, list(columns)]
+            found = classifier.attribute_attention(stack_images(images).to(self.device))[:, list(columns)]
         return found.cpu().double().numpy()
 
     @cached_property

@@ -44,10 +44,14 @@ NOTES: Final[dict[MapMethod, str]] = {
     "relevance": "red speaks for the answer: attention times its gradients, {limit:.2g} where the colour is deepest",
     "attention": "red: where the attribute's query looks, whatever the answer, {limit:.1%} where the colour is deepest",
 }
-_MEAN_NOTE: Final = (
-    "red speaks for the answer, blue against it: its logit falls, or rises, without the patch, at least by the number"
-    " beside the name where the colour is deepest; without colour: not surely anything (95 %)"
-)
+_MEAN_NOTES: Final[dict[MapMethod, str]] = {
+    "occlusion": "red speaks for the answer, blue against it: its logit falls, or rises, without the patch, at least by"
+    " the number beside the name where the colour is deepest; without colour: not surely anything (95 %)",
+    "relevance": "red speaks for the answer: attention times its gradients, at least (95 %) the number beside the name"
+    " where the colour is deepest",
+    "attention": "red: where the attribute's query looks, whatever the answer; at least (95 %) the share beside the"
+    " name where the colour is deepest",
+}
 
 
 def map_sheet_png(prediction: Prediction) -> bytes:
@@ -71,10 +75,11 @@ def mean_sheet_png(maps: MeanMaps, attributes: Sequence[str], info: EvalInfo) ->
     shown = maps.surely()
     limits = [float(np.abs(values).max()) for values in shown]
     tiles = [overlay(face, values, limit) for values, limit in zip(shown, limits, strict=True)]
-    labels = [f"{short(name)}  ±{limit:.2g}" for name, limit in zip(attributes, limits, strict=True)]
+    end = {"occlusion": "±{:.2g}", "relevance": "{:.2g}", "attention": "{:.1%}"}[maps.method]
+    labels = [f"{short(name)}  {end.format(limit)}" for name, limit in zip(attributes, limits, strict=True)]
     title = f"Where {info.checkpoint} looks: the mean of {maps.num_images:,} images of {info.images}"
     columns = math.ceil(math.sqrt(_MEAN_ASPECT * len(tiles)))
-    return sheet_png(tiles, labels, title, _MEAN_NOTE, columns)
+    return sheet_png(tiles, labels, title, _MEAN_NOTES[maps.method], columns)
 
 
 def _answer(prediction: Prediction, name: str) -> str:
