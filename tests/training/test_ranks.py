@@ -1,32 +1,44 @@
 """What several workers compute together is what one computes, and the same in each of them."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from pathlib import Path
 from threading import Barrier, local
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers import run_python
-from tests.helpers.ranks import SHAPES, do_all
+from tests.helpers.ranks import NUM_SCORED, SHAPES, do_all
 from vitpe.training.muon import num_operations, orthogonalize, shared
+from vitpe.training.scoring import parts
 from vitpe.training.workers import ALONE, Meetings
 
 NUM_WORKERS = 3
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tests.helpers.ranks has written."""
     folder = tmp_path_factory.mktemp("ranks")
     options = ("--standalone", f"--nproc-per-node={NUM_WORKERS}", "-m", "--")
     done = run_python("-m", "torch.distributed.run", *options, "tests.helpers.ranks", folder)
     assert done.code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Tensor]]:
     return [load_file(folder / f"{rank}.safetensors") for rank in range(NUM_WORKERS)]
 
 
@@ -40,7 +52,34 @@ def test_muon_in_parts_is_that_of_one_worker(ranks: list[dict[str, Tensor]]) -> 
     alone = do_all(ALONE)
     assert alone.keys() == ranks[0].keys()
     for name, expected in alone.items():
-        torch.testing.assert_close(ranks[0][name], expected, rtol=0, atol=1e-4)  # an update is a hundredth
+        if "scores" not in name:
+            torch.testing.assert_close(ranks[0][name], expected, rtol=0, atol=1e-4)  # an update is a hundredth
+
+
+def test_answers_of_all_workers_are_those_of_one_bit_for_bit(ranks: list[dict[str, Tensor]]) -> None:
+    alone = {name: value for name, value in do_all(ALONE).items() if "scores" in name}
+    assert len(alone["scores: logits"]) == NUM_SCORED
+    assert alone["scores: logits"].std() > 0.1
+    for name, expected in alone.items():
+        assert torch.equal(ranks[0][name], expected), name
+
+
+@given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 70))
+def test_images_to_score_are_parted_into_whole_batches(num_images: int, batch_size: int, world_size: int) -> None:
+    found = parts(num_images, batch_size, world_size)
+    assert [number for part in found for number in part] == list(range(num_images))
+    assert all(part.start % batch_size == 0 for part in found if part)
+    num_batches = [-(-len(part) // batch_size) for part in found]
+    assert max(num_batches) - min(num_batches) <= 1
+    assert num_batches[0] == max(num_batches)
+
+
+def test_what_any_worker_notes_is_told_once(folder: Path) -> None:
+    lines = ["all", *(f"of {rank}, line {n}\nétc. \udc80" for rank in range(NUM_WORKERS) for n in range(rank))]
+    for rank in range(NUM_WORKERS):
+        with safe_open(folder / f"{rank}.safetensors", "pt") as file:
+            assert json.loads(file.metadata()["lines"]) == lines
+    assert ALONE.all_lines(["one", "two", "one"]) == ["one", "two"]
 
 
 def test_matrices_are_shared_by_what_they_cost() -> None:

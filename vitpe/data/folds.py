@@ -38,6 +38,10 @@ class SomeSamples(Samples):
     def preload(self, on_progress: OnProgress | None = None) -> None:
         self._samples.preload(on_progress)
 
+    @property
+    def reads_anywhere(self) -> bool:
+        return self._samples.reads_anywhere
+
 
 def folds_of(names: Sequence[str], num_folds: int) -> NDArray[np.int64]:
     """(n,) which fold, 1 to num_folds, each image is in: at random by its name, so that the order of a table and the

@@ -27,7 +27,7 @@ from vitpe.data.batches import Batches
 from vitpe.errors import VitpeError
 from vitpe.metrics.scores import score
 from vitpe.metrics.thresholds import sigmoid
-from vitpe.model.inputs import Normalize, PixelClassifier, classify, classify_split
+from vitpe.model.inputs import Normalize, PixelClassifier, classify
 from vitpe.model.vit import VisionTransformer, num_parameters
 from vitpe.runs.checkpoint import check_finite, check_tensors, history_part, save_checkpoint
 from vitpe.runs.folder import RunFolder
@@ -40,6 +40,7 @@ from vitpe.training.graph import own_stream
 from vitpe.training.heartbeat import STEP
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
+from vitpe.training.scoring import classify_together
 from vitpe.training.step import TrainStep
 from vitpe.training.tracking import Trackers
 from vitpe.training.whitening import NUM_IMAGES, Whitening
@@ -191,7 +192,7 @@ class Trainer:
             self._folder.write(save_checkpoint, self._folder.best, self._snapshot(), self._describe())
 
     def run(self, train: Batches, valid: Batches | None) -> None:
-        """Train to the plan's last step. valid is read by the first worker only.
+        """Train to the plan's last step. valid: what this worker scores of it, None for nothing.
 
         Raises Interrupted, all saved, when asked to stop, and VitpeError when a file cannot be written or
         training diverges.
@@ -336,7 +337,7 @@ class Trainer:
             row = {"loss": loss, "learning_rate_factor": self._factor(step - 1)}
             row |= {"images_per_second": f"{speed:.1f}", "data_wait_share": f"{waiting:.4f}"}
         self._reporter.progress(step, plan.num_steps, loss, speed)
-        if step in plan.evals and valid is not None:
+        if step in plan.evals:
             with clock.paused(), self._workers.doing("scoring"):
                 row |= self._evaluate(valid)
         if row and self._workers.is_first:
@@ -357,16 +358,21 @@ class Trainer:
         self.progress = replace(self.progress, num_losses=0)
         return loss
 
-    def _evaluate(self, valid: Batches) -> dict[str, object]:
+    def _evaluate(self, valid: Batches | None) -> dict[str, object]:
+        """Score all workers' parts of valid; by the first, who alone has the numbers."""
         averaged = self._model
         if self._average is not None:
             averaged = copy.deepcopy(self._model)
             averaged.load_state_dict(self._average.tensors)
         averaged.eval()
         classifier = PixelClassifier(averaged, self._info.mean, self._info.std)
-        with self._reporter.doing(f"scoring at step {self.step:,}", len(valid.store)) as on_progress:
-            logits, labels = classify_split(classifier, valid.once(), on_progress)
+        num_images = len(valid.store) if valid is not None else 0
+        with self._reporter.doing(f"scoring at step {self.step:,}", num_images) as on_progress:
+            num_attributes = len(self._info.attributes)
+            logits, labels = classify_together(classifier, valid, num_attributes, self._workers, on_progress)
         averaged.train()
+        if not self._workers.is_first:
+            return {}
         found = score(sigmoid(logits), labels, self._info.attributes, num_resamples=0)
         self._trackers.scored(self.step, found)
         means = found.means

@@ -9,12 +9,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from vitpe.celeba import ATTRIBUTES
 from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, DataConfig, RunConfig
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batches, Shard
+from vitpe.data.folds import SomeSamples
 from vitpe.data.label_table import tells_sides
 from vitpe.data.samples import Samples, fingerprint
 from vitpe.data.sources import describe, open_samples
@@ -38,6 +40,7 @@ from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, RunContext, Trainer
 from vitpe.training.memory_needs import check_fits
 from vitpe.training.plan import Plan
+from vitpe.training.scoring import parts
 from vitpe.training.tracking import Tracker, Trackers
 from vitpe.training.workers import ALONE, Workers
 
@@ -156,7 +159,7 @@ def train(
         if minutes is not None and not resume:
             batches = open_batches(step=0)
             trial = make_trainer(copy.deepcopy(model), plan)
-            steps = steps_within(60 * minutes, began, trial, batches, len(valid_samples.names), context)
+            steps = steps_within(60 * minutes, began, trial, batches, _num_scored(valid_samples, workers), context)
             config = replace(config, train=replace(config.train, steps=steps))
             plan = Plan.of(config.train, len(train_samples.names))
         trainer = make_trainer(model, plan)
@@ -178,7 +181,7 @@ def train(
                 context.trackers.finish(run.path)
                 for part in filter(None, batches):
                     part.store.close()
-            for note in (*train_samples.notes, *valid_samples.notes):
+            for note in workers.all_lines((*train_samples.notes, *valid_samples.notes)):
                 if note not in told:
                     reporter.note(note)  # of images, now that they were read
     return TrainResult(run.path, trainer.step, trainer.progress.scores, _best(run, trainer.progress))
@@ -369,8 +372,8 @@ def _open_batches(
     step: int,
     context: RunContext,
 ) -> tuple[Batches, Batches | None]:
-    """For training, and for scoring, which only the first worker does. step: that were done; Interrupted, when asked to
-    stop, names it.
+    """This worker's, for training and for scoring; None where there is nothing for it to score. step: that were done;
+    Interrupted, when asked to stop, names it.
     """
     train, valid = splits
     device, workers = context.device, context.workers
@@ -388,9 +391,16 @@ def _open_batches(
     shard = Shard(workers.rank, workers.world_size)
     members = () if groups is None else groups.members
     train_batches = Batches(stored(train), size, batch_size, augmentation, shard, members)
-    valid_batches = Batches(stored(valid), size, _VALID_BATCH_SIZE) if workers.is_first else None
+    part = parts(len(valid.names), _VALID_BATCH_SIZE, workers.world_size)[workers.rank]
+    mine = valid if len(part) == len(valid.names) else SomeSamples(valid, np.arange(part.start, part.stop))
+    valid_batches = Batches(stored(mine), size, _VALID_BATCH_SIZE) if part else None
     context.reporter.note(f"images: {_where(train_batches.store.where, device)}")
     return train_batches, valid_batches
+
+
+def _num_scored(valid: Samples, workers: Workers) -> int:
+    """By the worker who scores most."""
+    return max(map(len, parts(len(valid.names), _VALID_BATCH_SIZE, workers.world_size)))
 
 
 def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:

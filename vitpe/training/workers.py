@@ -1,7 +1,7 @@
 """One process or many: the workers of a run, and what they compute together."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from vitpe.launch import Launch
 from vitpe.training.heartbeat import WAITING, Heartbeat, connect
 
 _HOST_TIMEOUT: Final = timedelta(hours=12)
-"""Of values on the host, for which workers also wait while the first one scores."""
+"""Of values on the host, for which workers also wait while one is slow to read or to write files."""
 
 
 _MEETING_SECONDS: Final = 0.5
@@ -89,6 +89,23 @@ class Workers:
         with self.doing(WAITING):
             dist.all_gather(list(gathered.unbind()), value, group=group)
         return gathered
+
+    def all_gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Each worker's rows (n, …), as many as it has → all, by rank, on the same device."""
+        if self.world_size == 1:
+            return rows
+        counts = self.all_gather(torch.tensor(len(rows))).tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        return torch.cat([of_one[:count] for of_one, count in zip(self.all_gather(padded), counts, strict=True)])
+
+    def all_lines(self, lines: Iterable[str]) -> list[str]:
+        """All workers' lines, each once."""
+        if self.world_size == 1:
+            return list(dict.fromkeys(lines))
+        text = "".join(f"{line}\0" for line in lines).encode(errors="surrogatepass")
+        gathered = self.all_gather_rows(torch.tensor([*text], dtype=torch.uint8))
+        return list(dict.fromkeys(gathered.numpy().tobytes().decode(errors="surrogatepass").split("\0")[:-1]))
 
 
 class Meetings:
