@@ -30,7 +30,9 @@ _PRESETS = re.compile(r"(?<=<!-- presets -->\n).*?(?=<!-- end of presets -->)", 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: "console" is commands and what they print, "sh" commands alone, "python" a script."""
+    """A fenced block: "console" is commands and what they print, "sh" commands alone, "python" a script; "bash" and
+    "powershell" install or download, which no test does.
+    """
 
     language: str
     text: str

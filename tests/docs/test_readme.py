@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from pathlib import Path
 
 import pytest
 import typer
@@ -81,6 +82,29 @@ def test_commands_work(command, folder, monkeypatch):
         assert (called.code, bool(called.out)) == (0, True), called.stderr
 
 
+INSTALLING = [block.text for block in blocks(TEXT) if block.language in ("bash", "powershell")]
+
+
+def test_what_is_installed_exists():
+    lines = [line.partition("  #")[0].strip() for block in INSTALLING for line in block.splitlines()]
+    assert "pip install ." in lines
+    for line in lines:
+        if line.startswith("vitpe "):
+            parse(line)
+    shell = "\n".join(block.text for block in blocks(TEXT) if block.language == "bash")
+    run_on_terminal(f"bash -n -c {shlex.quote(shell)}", REPOSITORY)
+
+
+def test_the_docker_image_has_what_the_package_is_made_of():
+    instructions = [line.split() for line in (REPOSITORY / "Dockerfile").read_text().splitlines()]
+    copied = {name: words[-1] for words in instructions if words[0] == "COPY" for name in words[1:-1]}
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {"pyproject.toml", project["project"]["readme"], *packages} == set(copied)
+    assert all((REPOSITORY / name).exists() for name in copied)
+    assert all(Path(name).parts[0] in copied for name in project["project"]["license-files"])
+
+
 @pytest.mark.parametrize("block", [block.text for block in blocks(TEXT) if block.language == "python"])
 def test_scripts_work(block, folder):
     run_script(block, folder)
@@ -115,7 +139,8 @@ def test_pictures_and_extras_exist():
     for picture in re.findall(r"!\[.+?\]\((.+?)\)", TEXT):
         assert (REPOSITORY / picture).is_file(), picture
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.findall(r"pip install 'vitpe\[(\w+)\]'", TEXT)) <= set(extras)
+    named = re.findall(r"pip install '(?:vitpe|\.)\[([\w,]+)\]'", TEXT)
+    assert {extra for names in named for extra in names.split(",")} <= set(extras)
 
 
 def test_every_command_is_there():
