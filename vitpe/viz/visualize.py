@@ -1,6 +1,6 @@
 """Checkpoints → all pictures and numbers: the one entry point of viz/."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from vitpe.viz.animation import make_folder, png, write_animation
 from vitpe.viz.colours import GIF_LEVELS, ColourScale, Palette, Pixels, colour_range, make_palette
 from vitpe.viz.components import components_picture
 from vitpe.viz.explained import explained_picture
+from vitpe.viz.factors import factors_picture, row_and_column_parts
 from vitpe.viz.frames import Curve, FramePainter, lay_out, mirror_curve
 from vitpe.viz.history import Checkpoint, evenly, load_history
 from vitpe.viz.html import page
@@ -25,6 +26,8 @@ from vitpe.viz.similarity import Floats, cosine_similarity
 
 ROTARY: Final = "pe_rope.png"
 """Another still, of checkpoints with learned rotary frequencies."""
+FACTORS: Final = "pe_rows_columns.png"
+"""Another, of embeddings that are sums of a row's and a column's."""
 STILLS: Final = ("pe_final.png", "pe_explained.png", "pe_norms.png")
 
 
@@ -44,7 +47,8 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
 
     Writes into `options.out`, each file whole or not at all: pe_similarity.gif (or .mp4, .webp, a folder of PNGs) from
     two or more checkpoints; of the last one pe_final.png, pe_explained.png and pe_norms.png; pe_rope.png where rotary
-    frequencies are learned; pe_similarity.html.
+    frequencies are learned, and pe_rows_columns.png where embeddings are sums of a row's and a column's;
+    pe_similarity.html.
     Raises VitpeError for checkpoints that cannot be read or do not belong together, and for places to write that fail.
     """
     options = options or VizOptions()
@@ -59,8 +63,13 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     rotary = _frequencies(history)
     for record, freqs in zip(records, rotary, strict=False):
         record["rope"] = rotary_record(freqs, rotary[0])
+    more: dict[str, Callable[[], Pixels]] = {}
+    if rotary:
+        more[ROTARY] = lambda: rotary_picture(history[-1], rotary)
+    if row_and_column_parts(history[-1]) is not None:
+        more[FACTORS] = lambda: factors_picture(history, palette)
     make_folder(options.out)
-    _check_outputs(options, bool(rotary))
+    _check_outputs(options, tuple(more))
 
     written = []
     shown = evenly(len(history), options.max_frames)
@@ -77,15 +86,14 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
     else:
         notes.append("one checkpoint alone: still pictures only, no animation")
     if options.stills:
-        written += _write_stills(frames, curve, colours, palette, options)
-        if rotary:
-            written.append(options.out / ROTARY)
-            write_atomic(written[-1], png(rotary_picture(history[-1], rotary)))
+        written += _write_stills(_stills(frames, curve, colours, palette, options) | more, options.out)
     if options.html:
         text = page(history, records, colours, options.cmap, options.frame_ms)
         written.append(options.out / "pe_similarity.html")
         write_atomic(written[-1], text.encode())
-    if not records[-1]["defined"]:
+    if history[-1].step and not any(checkpoint.embeddings.any() for checkpoint in history):
+        notes.append("all position embeddings are zero, at the end of training, too: this model learns none")
+    elif not records[-1]["defined"]:
         notes.append("similarity is undefined in the last checkpoint: embeddings start at zero")
     return VizResult(tuple(written), records, tuple(notes))
 
@@ -97,10 +105,9 @@ def _frequencies(history: Sequence[Checkpoint]) -> list[Floats]:
     return [freqs.astype(np.float64) for freqs in found] if same else []
 
 
-def _check_outputs(options: VizOptions, rotary: bool) -> None:
+def _check_outputs(options: VizOptions, more: tuple[str, ...]) -> None:
     """Refuse what others wrote under these names before anything is drawn."""
-    stills = (*STILLS, ROTARY) if rotary else STILLS
-    names = [f"pe_similarity.{options.format}", *(stills if options.stills else ())]
+    names = [f"pe_similarity.{options.format}", *((*STILLS, *more) if options.stills else ())]
     for name in [*names, "pe_similarity.html"] if options.html else names:
         refuse_foreign(options.out / name)
     check_folder(options.out, options.out)
@@ -115,13 +122,10 @@ def still_picture(checkpoint: Checkpoint, name: str) -> Pixels:
     return _stills([checkpoint], curve, colours, make_palette(options.cmap), options)[name]()
 
 
-def _write_stills(
-    frames: Sequence[Checkpoint], curve: Curve, colours: ColourScale, palette: Palette, options: VizOptions
-) -> list[Path]:
-    pictures = _stills(frames, curve, colours, palette, options)
+def _write_stills(pictures: Mapping[str, Callable[[], Pixels]], out: Path) -> list[Path]:
     for name, draw in pictures.items():  # one at a time, as each takes a hundred megabytes to draw
-        write_atomic(options.out / name, png(draw()))
-    return [options.out / name for name in pictures]
+        write_atomic(out / name, png(draw()))
+    return [out / name for name in pictures]
 
 
 def _stills(
