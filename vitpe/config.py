@@ -174,6 +174,8 @@ class TrainConfig:
     muon_lr: for the weight matrices of blocks and stem (torch.optim.Muon); None gives them to AdamW too.
     weight_decay: of those matrices.
     ema_decay: of the averaged weights that are scored and kept; 0 keeps the raw ones.
+    loss: binary cross-entropy, or one in which labels that are answered well count less (vitpe.training.loss).
+    pos_weight: with "auto", labels 1 of an attribute count in all as much as its labels 0, however rare they are.
     whiten: update the patch projection in whitened coordinates (vitpe.training.whitening).
     balance: attributes whose values part the images into groups that come equally often; none for each image equally.
     patch_keep: share of the patches that an image keeps in training (patch dropout, arXiv:2208.07220).
@@ -193,6 +195,8 @@ class TrainConfig:
     weight_decay: Annotated[float, Bounds(0, 1_000)] = 0.1
     warmup_fraction: Annotated[float, _SHARE] = 0.05
     ema_decay: Annotated[float, _SHARE] = 0.99
+    loss: Literal["bce", "focal", "asymmetric"] = "bce"
+    pos_weight: Literal["auto", "none"] = "none"
     label_smoothing: Annotated[float, _SHARE] = 0.0
     whiten: bool = True
     patch_keep: Annotated[float, Bounds(0, 1, above=True)] = 1.0

@@ -136,6 +136,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "--keep": "w",
         "--resume": "-",
         "--init-grid": "w",
+        "--pos-weight": "w",
     },
     "eval": {
         "": "s",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.training import optimizer as optimizer_module
 from vitpe.training import step as step_module
 from vitpe.training.forward import TrainForward
+from vitpe.training.loss import Loss
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, make_optimizers
 from vitpe.training.step import TrainStep
@@ -60,7 +62,8 @@ def trained(
         optimizers = make_optimizers(model, train, whitening)
     average, loss_sum = ExponentialMovingAverage(model, train.ema_decay), torch.zeros(())
     forward = wrap(TrainForward(model, MEAN, STD, precision))
-    step = TrainStep(model, forward, optimizers, average, loss_sum, train.label_smoothing, micro_batch_size)
+    loss = Loss.of(train, np.full(model.config.num_classes, 0.5), torch.device("cpu"))
+    step = TrainStep(model, forward, optimizers, average, loss_sum, loss, micro_batch_size)
     if capture:
         step.capture(lambda _: None)
     for number, batch in enumerate(batches(config, train)):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from vitpe.model.vit import VisionTransformer
 from vitpe.training import optimizer as optimizer_module
 from vitpe.training import step as step_module
 from vitpe.training.forward import TrainForward
+from vitpe.training.loss import Loss
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.optimizer import ADAMW_BETAS, ExponentialMovingAverage, Optimizers, make_optimizers
 from vitpe.training.step import TrainStep
@@ -110,7 +112,8 @@ def captured(preset: str) -> dict[str, Tensor]:
     config, train = recipe(preset)
     model, forward, whitening = first_model(config)
     average, loss_sum = ExponentialMovingAverage(model, train.ema_decay), torch.zeros(())
-    step = TrainStep(model, forward, make_optimizers(model, train, whitening), average, loss_sum, train.label_smoothing)
+    loss = Loss.of(train, np.full(config.num_classes, 0.5), torch.device("cpu"))
+    step = TrainStep(model, forward, make_optimizers(model, train, whitening), average, loss_sum, loss)
     step.capture(lambda _: None)
     for number, batch in enumerate(batches(config, train)):
         step(batch, number, 1 / (1 + number))

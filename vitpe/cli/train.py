@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitpe.cli.completion import attributes_to_train
+from vitpe.cli.completion import attributes_to_train, choices
 from vitpe.cli.options import (
     Device,
     Init,
@@ -91,6 +91,15 @@ def train(
             autocompletion=attributes_to_train,
         ),
     ] = None,
+    pos_weight: Annotated[
+        str | None,
+        typer.Option(
+            help="auto: an attribute's rare labels count as much as its frequent ones, for balanced accuracy at 0.5;"
+            " eval --calibrate platt puts probabilities right. Or none.",
+            show_default=TrainConfig.pos_weight,
+            autocompletion=lambda: choices("train.pos_weight"),
+        ),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -153,6 +162,7 @@ def train(
         "train.steps": steps,
         "train.batch_size": batch_size,
         "train.balance": names_of(balance),
+        "train.pos_weight": pos_weight,
         "train.seed": seed,
         "train.keep": keep,
     }

@@ -85,6 +85,14 @@ class Batches:
         """Whole batches in an epoch; at least 1."""
         return len(self.store) // self.batch_size
 
+    @property
+    def positive_share(self) -> NDArray[np.float64]:
+        """(A,) of the images that come, in [0, 1]: the share that has each attribute."""
+        labels = self.store.samples.labels
+        shares = [labels[images].mean(axis=0) for images in self._groups] or [labels.mean(axis=0)]
+        mean: NDArray[np.float64] = np.mean(shares, axis=0, dtype=np.float64)
+        return mean
+
     def from_step(self, step: int) -> Generator[Batch, None, None]:
         """Endless training batches, beginning with the one that `step` (0-based) trains on."""
         augmentation = self._augmentation

@@ -122,6 +122,9 @@ class EvalResult:
         if info.balance:
             parted = ", ".join(info.balance)
             yield f"{path} was trained on groups by {parted} equally often: its probabilities are for such a mix"
+        if info.calibration_method != "platt" and (info.loss != "bce" or info.pos_weight != "none"):
+            how = f"loss {info.loss}, pos_weight {info.pos_weight}"
+            yield f"{path} was trained with {how}: its probabilities are no frequencies before --calibrate platt"
         if self.tuned_here() and self.threshold is None:
             thresholds = thresholds_in_words(info)
             yield f"{path} has thresholds {thresholds}, so {self.split} is scored at 0.5; --split test uses them"

@@ -42,7 +42,7 @@ class CheckpointInfo:
     those among `attributes` have these rows; None and empty where none was.
     calibration_split, calibration_method: where and how the logits were calibrated; None where they were not.
     data_source: what it was trained on. balance: the attributes by which its images were in groups that came equally
-    often. valid: scores on valid at `step`, where they were taken.
+    often. loss, pos_weight: TrainConfig's. valid: scores on valid at `step`, where they were taken.
     """
 
     model: ModelConfig
@@ -57,6 +57,8 @@ class CheckpointInfo:
     data_source: str
     fit: Fit = "crop"
     balance: tuple[str, ...] = ()
+    loss: str = "bce"
+    pos_weight: str = "none"
     valid: dict[str, float] | None = None
     history_only: bool = False
     thresholds_split: str | None = None

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitpe.config import TrainConfig
@@ -38,6 +39,7 @@ from vitpe.training.compile import CompiledOrNot, choose_compile, use_private_ca
 from vitpe.training.forward import TrainForward, choose_precision
 from vitpe.training.graph import own_stream
 from vitpe.training.heartbeat import STEP
+from vitpe.training.loss import Loss
 from vitpe.training.optimizer import ExponentialMovingAverage, Optimizers, learning_rate_factor, make_optimizers
 from vitpe.training.plan import Plan
 from vitpe.training.scoring import classify_together
@@ -205,7 +207,7 @@ class Trainer:
         if self._config.whiten and self._whitening is None:
             with self._reporter.doing("measuring what patches look like"):
                 self._whitening = self._measure_whitening(train)
-        update = self._make_step(forward)
+        update = self._make_step(forward, train.positive_share)
         clock = _Clock(train, self.step)
         writer = Writer()
         batches = train.from_step(self.step)
@@ -236,7 +238,7 @@ class Trainer:
             return self._measure_seconds(train, valid, seconds)
 
     def _measure_seconds(self, train: Batches, valid: Batches | None, seconds: float) -> tuple[float, float]:
-        step = self._make_step(self._forward())
+        step = self._make_step(self._forward(), train.positive_share)
         updates = train.from_step(0)
 
         def update() -> float:
@@ -300,14 +302,14 @@ class Trainer:
         num_images = self.plan.batch_size // self._workers.world_size
         return 6 * num_parameters(self._model) * tokens * min(num_images, self._config.micro_batch_size or num_images)
 
-    def _make_step(self, forward: nn.Module) -> TrainStep:
+    def _make_step(self, forward: nn.Module, positive_share: NDArray[np.float64]) -> TrainStep:
         step = TrainStep(
             self._model,
             forward,
             self._optimizers,
             self._average,
             self._loss_sum,
-            self._config.label_smoothing,
+            Loss.of(self._config, positive_share, self._device),
             self._config.micro_batch_size,
         )
         if self._device.type == "cuda" and self._config.cuda_graph:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.parallel import DistributedDataParallel
 
 from vitpe.data.batch import Batch
@@ -33,15 +32,16 @@ class TrainStep:
         optimizers: Optimizers,
         average: ExponentialMovingAverage | None,
         loss_sum: Tensor,
-        label_smoothing: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor],
         micro_batch_size: int | None = None,
     ) -> None:
-        """forward: images and numbers of kept patches → logits, of `model` however it is wrapped. micro_batch_size:
-        images that go through it at once; None for all of a batch.
+        """forward: images and numbers of kept patches → logits, of `model` however it is wrapped. loss: logits and
+        labels (B, A) → their mean loss. micro_batch_size: images that go through forward at once; None for all of a
+        batch.
         """
         self._model, self._forward = model, forward
         self._optimizers, self._average = optimizers, average
-        self._loss_sum, self._label_smoothing = loss_sum, label_smoothing
+        self._loss_sum, self._loss = loss_sum, loss
         self._micro_batch_size = micro_batch_size
         self._batch: Batch | None = None
         self._captured: CapturedOrNot | None = None
@@ -85,10 +85,7 @@ class TrainStep:
     def _backward(self, part: Batch, whole: int) -> None:
         """Add the gradients of the part's share of the mean loss of `whole` images."""
         self._model.set_depth_draws(part.depth)
-        labels = part.labels.float()
-        if self._label_smoothing:
-            labels = labels * (1 - self._label_smoothing) + self._label_smoothing / 2
-        mean = binary_cross_entropy_with_logits(self._forward(part.images, part.keep), labels)
+        mean = self._loss(self._forward(part.images, part.keep), part.labels)
         loss = mean * (len(part) / whole)
         loss.backward()  # type: ignore[no-untyped-call]
         self._loss_sum += loss.detach()

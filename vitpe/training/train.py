@@ -417,6 +417,8 @@ def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
         data_source=samples.source,
         fit=config.data.fit,
         balance=config.train.balance,
+        loss=config.train.loss,
+        pos_weight=config.train.pos_weight,
     )
 
 
