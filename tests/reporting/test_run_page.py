@@ -129,12 +129,16 @@ def test_viz_pe_draws_the_curves_of_runs(trained_run_by_command, tmp_path):
     run, _ = trained_run_by_command
     called = call_vitpe("viz-pe", run, "--html", "--out", tmp_path)
     assert called.code == 0, called.stderr
-    for name in ("runs.html", "run_curves.png"):
+    for name in ("pe_similarity.html", "run_curves.png"):
         refuse_foreign(tmp_path / name)
         assert f"wrote {tmp_path / name}" in called.stderr
+    assert embedded((tmp_path / "pe_similarity.html").read_text())["runs"][0]["last_step"] == 12
     called = call_vitpe("viz-pe", run / "ckpts", "--html", "--out", tmp_path / "files")
     assert called.code == 0
-    assert not (tmp_path / "files" / "runs.html").exists()
+    data = embedded((tmp_path / "files" / "pe_similarity.html").read_text())
+    assert data["runs"] == []
+    assert data["history"]["sides"][0]["frames"]
+    assert any("without a run's folder" in line for line in data["lacks"])
 
 
 def test_viz_pe_says_which_curves_it_leaves_out(trained_run_by_command, tmp_path):
@@ -143,7 +147,7 @@ def test_viz_pe_says_which_curves_it_leaves_out(trained_run_by_command, tmp_path
     note = f"curves of the first {MAX_RUNS} runs: more cannot be told apart, 2 left out"
     called = call_vitpe("viz-pe", *copies, "--html", "--no-stills", "--out", tmp_path / "all")
     assert (called.code, note in called.stderr) == (0, True), called.stderr
-    runs = embedded((tmp_path / "all" / "runs.html").read_text())["runs"]
+    runs = embedded((tmp_path / "all" / "pe_similarity.html").read_text())["runs"]
     assert [run["name"] for run in runs] == [str(path) for path in copies[:MAX_RUNS]]
     assert all(list(run["attributes"]) == ["Red", "Green", "Blue", "Bright"] for run in runs)
     called = call_vitpe("viz-pe", *copies[:MAX_RUNS], "--html", "--no-stills", "--out", tmp_path / "four")

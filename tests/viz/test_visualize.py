@@ -42,9 +42,9 @@ def quick(folder, **options):
     return VizOptions(out=folder, **({"size": 400, "stills": False} | options))
 
 
-def test_a_run_becomes_an_animation_stills_and_a_page(run_folder, tmp_path):
-    result = visualize([run_folder], VizOptions(out=tmp_path / "new" / "folder", size=500, html=True))
-    assert sorted(path.name for path in result.paths) == [*STILLS, "pe_similarity.gif", "pe_similarity.html"]
+def test_a_run_becomes_an_animation_and_stills(run_folder, tmp_path):
+    result = visualize([run_folder], VizOptions(out=tmp_path / "new" / "folder", size=500))
+    assert sorted(path.name for path in result.paths) == [*STILLS, "pe_similarity.gif"]
     assert sorted(result.paths) == sorted((tmp_path / "new" / "folder").iterdir())
     assert [record["step"] for record in result.records] == [0, 1000, 2000, 3000]
     assert [record["defined"] for record in result.records] == [False, True, True, True]
@@ -74,13 +74,14 @@ assert not loaded & {{"torch", "torchvision", "timm", "transformers", "safetenso
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*STILLS, "pe_similarity.gif", "pe_similarity.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*STILLS, "pe_similarity.gif"]
 
 
 def test_two_runs_give_the_same_bytes(run_folder, tmp_path):
     first, second = (visualize([run_folder], quick(tmp_path / name, html=True)) for name in "ab")
     for one, other in zip(first.paths, second.paths, strict=True):
         assert one.read_bytes() == other.read_bytes()
+    assert first.section == second.section is not None
 
 
 def test_one_file_alone_gives_stills_only(run_folder, tmp_path):
@@ -117,7 +118,8 @@ def test_other_models_have_no_eyes_and_no_steps(tmp_path, grid):
         (tmp_path / f"{name}.safetensors").write_bytes(text)
     files = [tmp_path / "second.safetensors", tmp_path / "first.safetensors"]
     result = visualize(files, quick(tmp_path, html=True, stills=True, grid=f"{grid[0]}x{grid[1]}"))
-    assert len(result.paths) == 5
+    assert len(result.paths) == 4
+    assert result.section["grid_size"] == list(grid)
     assert [record["file"] for record in result.records] == [str(file) for file in files]
     assert result.records[0]["step"] is None
     assert result.records[0]["eye_matches"] == []
@@ -170,7 +172,7 @@ def test_a_place_that_cannot_be_written_is_named(run_folder, tmp_path):
 
 def test_the_real_run_of_a_tiny_model(trained_run, tmp_path):
     result = visualize([trained_run], quick(tmp_path, html=True, stills=True))
-    assert len(result.paths) == 5
+    assert len(result.paths) == 4
     assert result.records[0]["grid_size"] == [2, 3]
     assert not result.records[0]["defined"]
     assert result.records[-1]["defined"]
@@ -181,7 +183,7 @@ def test_embeddings_that_are_all_alike_can_be_drawn(tmp_path):
         write_checkpoint(tmp_path / f"{step}.safetensors", np.ones((143, 4)) * step, step)
     result = visualize([tmp_path], quick(tmp_path, html=True, stills=True))
     assert result.records[0]["mirror_symmetry"] is None  # maps without any variation
-    assert len(result.paths) == 5
+    assert len(result.paths) == 4
 
 
 def test_one_patch_without_an_embedding_leaves_the_others(tmp_path):
@@ -190,7 +192,7 @@ def test_one_patch_without_an_embedding_leaves_the_others(tmp_path):
     write_checkpoint(tmp_path / "a.safetensors", embeddings, 1)
     result = visualize([tmp_path], quick(tmp_path, html=True, stills=True))
     assert result.records[0]["defined"] is False
-    assert len(result.paths) == 4
+    assert len(result.paths) == 3
 
 
 def test_names_of_any_kind_are_drawn_and_shown_as_they_are(tmp_path, monkeypatch):

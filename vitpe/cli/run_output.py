@@ -1,8 +1,8 @@
-"""The curves of runs: what their folders have, as a page and as a picture."""
+"""Runs as a page and as a picture of their curves: what their folders have, and what was found out about them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vitpe.cli.console import show_note
 from vitpe.errors import VitpeError
@@ -15,7 +15,7 @@ from vitpe.viz.options import VizOptions
 
 REPORT: Final = "report.html"
 """In a run's folder."""
-PAGE: Final = "runs.html"
+PAGE: Final = "pe_similarity.html"
 PICTURE: Final = "run_curves.png"
 _REPORT_BYTES: Final = 100_000_000
 
@@ -32,29 +32,38 @@ def run_record(folder: Path) -> RunRecord:
     return RunRecord(str(folder), run.read_config(), run.read_rows(), stored_attributes(report))
 
 
-def check_outputs(options: VizOptions) -> None:
+def run_records(paths: Sequence[Path]) -> list[RunRecord]:
+    """Of those of the paths that are runs, or folders of runs; the first MAX_RUNS, and more are noted."""
+    named = [path if RunFolder(path).exists else newest_run(path, "history") for path in paths if path.is_dir()]
+    folders = [folder for folder in named if folder is not None and RunFolder(folder).exists]
+    if left_out := len(folders[MAX_RUNS:]):
+        show_note(f"curves of the first {MAX_RUNS} runs: more cannot be told apart, {left_out} left out")
+    return [run_record(folder) for folder in folders[:MAX_RUNS]]
+
+
+def check_outputs(options: VizOptions, page: str = PAGE) -> None:
     """UsageError where a file that is not of vitpe's writing is in the way."""
-    for name, wanted in ((PICTURE, options.stills), (PAGE, options.html)):
+    for name, wanted in ((PICTURE, options.stills), (page, options.html)):
         if wanted:
             refuse_foreign(options.out / name)
 
 
-def draw_curves(paths: Sequence[Path], options: VizOptions) -> list[Path]:
-    """Write PICTURE with the stills and PAGE with the page, of those of the paths that are runs; what was written."""
-    named = [path if RunFolder(path).exists else newest_run(path, "history") for path in paths if path.is_dir()]
-    folders = [folder for folder in named if folder is not None and RunFolder(folder).exists]
-    runs = [run_record(folder) for folder in folders[:MAX_RUNS]]
-    if left_out := len(folders) - len(runs):
-        show_note(f"curves of the first {MAX_RUNS} runs: more cannot be told apart, {left_out} left out")
-    if not any(run.rows for run in runs):
+def draw_curves(runs: Sequence[RunRecord], options: VizOptions) -> list[Path]:
+    """Write PICTURE with the stills, where there is a row to draw; what was written."""
+    if not options.stills or not any(run.rows for run in runs):
         return []
-    written = []
-    if options.stills:
-        from vitpe.reporting.run_curves import curves_png
+    from vitpe.reporting.run_curves import curves_png
 
-        written.append(options.out / PICTURE)
-        write_atomic(written[-1], curves_png(runs))
-    if options.html:
-        written.append(options.out / PAGE)
-        write_atomic(written[-1], run_page(runs).encode(errors="replace"))
-    return written
+    path = options.out / PICTURE
+    write_atomic(path, curves_png(runs))
+    return [path]
+
+
+def write_page(
+    path: Path,
+    runs: Sequence[RunRecord],
+    history: Mapping[str, Any] | None,
+    probe: Mapping[str, Any] | None = None,
+) -> None:
+    """The page of runs, whole or not at all; see `run_page`."""
+    write_atomic(path, run_page(runs, history, probe).encode(errors="replace"))

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.cli.options import one_of
-from vitpe.cli.run_output import REPORT, run_record
+from vitpe.cli.run_output import REPORT, run_record, write_page
 from vitpe.errors import UsageError
 from vitpe.fields import flatten
-from vitpe.files import write_atomic
 from vitpe.metrics.scores import Scores
 from vitpe.outputs import refuse_foreign
-from vitpe.reporting.run_page import attribute_scores, run_page
+from vitpe.reporting.run_page import attribute_scores
 from vitpe.runs.folder import RunFolder
 from vitpe.training.tracking import Tracker
 
@@ -121,7 +120,7 @@ class ReportPage:
         record = run_record(self._folder)
         if self._scores is not None:  # else those of the page that is there, from before the run was resumed
             record = replace(record, attributes=attribute_scores(self._scores))
-        write_atomic(self._folder / REPORT, run_page([record]).encode(errors="replace"))
+        write_page(self._folder / REPORT, [record], None)
 
 
 _KINDS: Final[dict[str, tuple[type[TensorBoard] | type[Wandb], str]]] = {

@@ -130,7 +130,8 @@ def viz_pe(
         planned = probe_output.plan_probe(shown, data, labels, probe_checkpoints or 1, out)
     run_output.check_outputs(options)
     result = visualize(shown, options)
-    for path in run_output.draw_curves(shown, options):
+    runs = run_output.run_records(shown)
+    for path in run_output.draw_curves(runs, options):
         console.show_note(f"wrote {path}")
     probes = []
     if planned is not None:
@@ -138,6 +139,9 @@ def viz_pe(
         probes = probe_output.run_probe(planned, probe_images or enough, device)
         probe_output.add_records(result.records, probes)
         probe_output.draw_probe(probes, out, cmap)
+    if html:
+        run_output.write_page(out / run_output.PAGE, runs, result.section)
+        console.show_note(f"wrote {out / run_output.PAGE}")
     _show(result, kind, numbers_table, numbers_legend)
     if kind == "table" and probes:
         probe_output.show_probe(probes)

@@ -1,24 +1,30 @@
 """What all web pages share: one file that loads nothing from elsewhere, its data in it as JSON, light and dark.
 
-A template is HTML with three places: {{head}} in its head, where the title, the fonts and the colours come; {{data}} in
-front of its own script, where its data and the helpers of base.js come; {{title}} anywhere. A page's script then has
-`data`, and from base.js `at`, `make`, `number`, `percent` and `sortable`.
+A template is HTML with places: {{head}} in its head, where the title, the fonts and the colours come; {{data}} in
+front of its own script, where its data and the helpers of base.js come; {{title}} anywhere; {{name.js}} in a script,
+where another file of pages/ comes. A page's script then has `data`, and from base.js `at`, `make`, `number`, `percent`,
+`sortable`, `chart` and `unpack`, the opposite of `packed`.
 """
 
+import base64
 import html
 import json
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vitpe.outputs import MARK
 from vitpe.text import printable
 
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _DATA: Final = '<script type="application/json" id="data">'
-_PLACE: Final = re.compile(r"\{\{(head|data|title)\}\}")
+_PLACE: Final = re.compile(r"\{\{(head|data|title|\w+\.js)\}\}")
 
 
 def render(template: str, title: str, data: Mapping[str, Any]) -> str:
@@ -28,7 +34,12 @@ def render(template: str, title: str, data: Mapping[str, Any]) -> str:
     """
     shown = html.escape(printable(title))
     parts = {"head": _head(shown), "data": _data(data), "title": shown}
-    return _PLACE.sub(lambda place: parts[place[1]], template)
+    return _PLACE.sub(lambda place: parts[place[1]] if place[1] in parts else shared_text(place[1]), template)
+
+
+def packed(parts: Iterable[NDArray[np.uint8]]) -> str:
+    """The bytes of all parts, one after the other, compressed and as text."""
+    return base64.b64encode(zlib.compress(b"".join(part.tobytes() for part in parts), 9)).decode("ascii")
 
 
 def stored_data(page: str) -> Any:

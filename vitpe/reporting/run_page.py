@@ -1,4 +1,7 @@
-"""Runs as one self-contained web page: their curves laid over each other, scores, and the settings that differ."""
+"""Runs as one self-contained web page: position embeddings, what they are good for, curves, scores and settings.
+
+Whatever a run lacks the page says.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -62,19 +65,45 @@ class RunRecord:
     attributes: Mapping[str, Mapping[str, float | None]] | None = None
 
 
-def run_page(runs: Sequence[RunRecord]) -> str:
-    """The page of 1 to MAX_RUNS runs; UsageError for more. Curves of percentages are fractions in its data."""
+def run_page(
+    runs: Sequence[RunRecord], history: Mapping[str, Any] | None = None, probe: Mapping[str, Any] | None = None
+) -> str:
+    """The page of at most MAX_RUNS runs; UsageError for more. Curves of percentages are fractions in its data.
+
+    history: what `viz.page_section.history_section` says of their position embeddings. probe: what
+    `probe_section.probe_section` says of their use. Without runs, the page is of checkpoints alone.
+    """
     if len(runs) > MAX_RUNS:
         raise UsageError(f"{len(runs)} runs for one page", f"name {MAX_RUNS} at most")
     data = {
-        "lead": "Whatever metrics.csv and config.json have, and the scores on valid.",
+        "history": history,
+        "probe": probe,
         "runs": [_run(run) for run in runs],
         "curves": [asdict(curve) for curve in CURVES],
         "columns": [list(column) for column in _COLUMNS],
         "settings": list(_settings(runs)),
+        "lacks": list(_lacks(runs, history, probe)),
     }
-    title = f"Run {runs[0].name}" if len(runs) == 1 else "Runs " + ", ".join(run.name for run in runs)
-    return render(shared_text("run.html"), title, data)
+    names = [run.name for run in runs] or [side["name"] for side in (history or {}).get("sides", ())]
+    return render(shared_text("run.html"), ", ".join(names) or "Position embeddings", data)
+
+
+def _lacks(
+    runs: Sequence[RunRecord], history: Mapping[str, Any] | None, probe: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """What is not on the page, and why."""
+    if history is None:
+        yield "Maps of position embeddings: no history is there to read."
+    elif history["num_checkpoints"] == 1:
+        yield "Time: there is one checkpoint alone."
+    if probe is None and len(runs) < 2:
+        yield "What position is good for, and how far attention looks: vitpe viz-pe RUN --probe --html measures it."
+    if not runs:
+        yield "Curves and settings: these are checkpoints alone, without a run's folder around them."
+    elif not any(run.rows for run in runs):
+        yield "Curves: no step is logged yet."
+    if runs and not any(run.attributes for run in runs):
+        yield "Scores of each attribute: the page that training writes has them, and vitpe eval RUN --report FILE.html."
 
 
 def stored_attributes(page: str) -> dict[str, dict[str, float | None]] | None:
@@ -145,7 +174,7 @@ def attribute_scores(scores: Scores) -> dict[str, dict[str, float | None]]:
 
 def _settings(runs: Sequence[RunRecord]) -> Iterator[dict[str, Any]]:
     flat = [flatten(to_json(run.config)) for run in runs]
-    for key in flat[0]:
+    for key in flat[0] if flat else ():
         values = [printable(_shown(one[key])) for one in flat]
         yield {"key": key, "values": values, "differs": len(set(values)) > 1}
 

@@ -42,7 +42,7 @@ class VizOptions:
     cmap: a colour map of matplotlib's, checked where it is used.
     per_tile_scale: each map on its own scale instead of one for all.
     grid: "13x11", rows and columns of patches, for files that do not say it.
-    html, stills: whether to write the page, and the still pictures.
+    html: whether a page is to be written of what is drawn. stills: whether to write the still pictures.
     max_frames: longer histories are thinned evenly for the animation; numbers are of all checkpoints.
     """
 

@@ -17,9 +17,9 @@ from vitpe.viz.explained import explained_picture
 from vitpe.viz.factors import factors_picture, row_and_column_parts
 from vitpe.viz.frames import Curve, FramePainter, lay_out, mirror_curve
 from vitpe.viz.history import Checkpoint, evenly, load_history
-from vitpe.viz.html import page
 from vitpe.viz.numbers import checkpoint_record, random_numbers
 from vitpe.viz.options import VizOptions
+from vitpe.viz.page_section import Side, history_section
 from vitpe.viz.rotary import rotary_picture, rotary_record
 from vitpe.viz.sheet import print_scale
 from vitpe.viz.similarity import Floats, cosine_similarity
@@ -34,12 +34,13 @@ STILLS: Final = ("pe_final.png", "pe_explained.png", "pe_norms.png")
 @dataclass(frozen=True)
 class VizResult:
     """paths: what was written. records: one JSON-able dictionary a checkpoint, by step; see `checkpoint_record`.
-    notes: what a user might wonder about, one line each.
+    notes: what a user might wonder about, one line each. section: with `html`, what `run_page` shows of the history.
     """
 
     paths: tuple[Path, ...]
     records: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
+    section: dict[str, Any] | None = None
 
 
 def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizResult:
@@ -47,8 +48,7 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
 
     Writes into `options.out`, each file whole or not at all: pe_similarity.gif (or .mp4, .webp, a folder of PNGs) from
     two or more checkpoints; of the last one pe_final.png, pe_explained.png and pe_norms.png; pe_rope.png where rotary
-    frequencies are learned, and pe_rows_columns.png where embeddings are sums of a row's and a column's;
-    pe_similarity.html.
+    frequencies are learned, and pe_rows_columns.png where embeddings are sums of a row's and a column's.
     Raises VitpeError for checkpoints that cannot be read or do not belong together, and for places to write that fail.
     """
     options = options or VizOptions()
@@ -87,15 +87,15 @@ def visualize(paths: Sequence[Path], options: VizOptions | None = None) -> VizRe
         notes.append("one checkpoint alone: still pictures only, no animation")
     if options.stills:
         written += _write_stills(_stills(frames, curve, colours, palette, options) | more, options.out)
+    section = None
     if options.html:
-        text = page(history, records, colours, options.cmap, options.frame_ms)
-        written.append(options.out / "pe_similarity.html")
-        write_atomic(written[-1], text.encode())
+        name = str(paths[0]) if len(paths) == 1 else ""
+        section = history_section([Side(name, history, records)], colours, options.cmap, options.frame_ms)
     if history[-1].step and not any(checkpoint.embeddings.any() for checkpoint in history):
         notes.append("all position embeddings are zero, at the end of training, too: this model learns none")
     elif not records[-1]["defined"]:
         notes.append("similarity is undefined in the last checkpoint: embeddings start at zero")
-    return VizResult(tuple(written), records, tuple(notes))
+    return VizResult(tuple(written), records, tuple(notes), section)
 
 
 def _frequencies(history: Sequence[Checkpoint]) -> list[Floats]:
@@ -108,7 +108,7 @@ def _frequencies(history: Sequence[Checkpoint]) -> list[Floats]:
 def _check_outputs(options: VizOptions, more: tuple[str, ...]) -> None:
     """Refuse what others wrote under these names before anything is drawn."""
     names = [f"pe_similarity.{options.format}", *((*STILLS, *more) if options.stills else ())]
-    for name in [*names, "pe_similarity.html"] if options.html else names:
+    for name in names:
         refuse_foreign(options.out / name)
     check_folder(options.out, options.out)
 
