@@ -143,7 +143,7 @@ class Trainer:
             average=_copies(self._average.tensors) if self._average is not None else {},
             optimizer=_copies(self._optimizers.state_tensors()) if self.step else {},
             whitening=_copies(self._whitening.tensors()) if self._whitening is not None else {},
-            loss_sums=self._workers.all_gather(self._loss_sum.cpu()),
+            loss_sums=self._workers.all_gather(self._loss_sum.to("cpu", copy=True)),
         )
 
     def restore(self, state: TrainState) -> None:
