@@ -22,6 +22,7 @@ from vitpe.data.storage import ImageStore
 from vitpe.launch import read_launch
 from vitpe.model.inputs import PixelClassifier
 from vitpe.model.vit import VisionTransformer
+from vitpe.training.decoding import open_together
 from vitpe.training.muon import BatchedMuon
 from vitpe.training.scoring import classify_together, parts
 from vitpe.training.workers import Workers, joined
@@ -31,6 +32,7 @@ FEW = SHAPES[:1]
 """Fewer matrices than workers: some have nothing to do."""
 NUM_SCORED = 150
 """Ten batches, the last of which is smaller."""
+NUM_DECODED = 200
 
 
 def train_by_muon(workers: Workers, shapes: Sequence[tuple[int, int]], nesterov: bool = True) -> dict[str, Tensor]:
@@ -52,10 +54,12 @@ class NoisyImages(Samples):
     source, attributes, stored_size = "noise", ("One", "Two", "Three"), (34, 34)
 
     def __init__(self, num_images: int) -> None:
+        self.num_read = 0
         self.names = [str(number) for number in range(num_images)]
         self.labels = np.random.default_rng(0).integers(0, 2, (num_images, 3), dtype=np.uint8)
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        self.num_read += len(indices)
         return np.stack(
             [np.random.default_rng(i).integers(0, 256, (3, *self.stored_size), dtype=np.uint8) for i in indices]
         )
@@ -75,6 +79,17 @@ def score(workers: Workers, num_images: int, batch_size: int = 16) -> dict[str, 
     return {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels)}
 
 
+def decode(workers: Workers, where: str = "device") -> dict[str, Tensor]:
+    """Crops of images that each worker needs, and how many all have read."""
+    samples, device = NoisyImages(NUM_DECODED), torch.device("cpu")
+    store = open_together(samples, device, where, workers)
+    assert store.where == "device"
+    corner, no_flip = np.zeros(NUM_DECODED, np.int64), np.zeros(NUM_DECODED, bool)
+    batch = store.crop(np.arange(NUM_DECODED), corner, corner, no_flip, (32, 32))
+    num_read = workers.all_gather(torch.tensor(samples.num_read)).sum()
+    return {"images": batch.images.contiguous(), "labels": batch.labels, "number": num_read}
+
+
 def do_all(workers: Workers) -> dict[str, Tensor]:
     """What is compared, by name."""
     done = {
@@ -83,6 +98,8 @@ def do_all(workers: Workers) -> dict[str, Tensor]:
         "plain momentum": train_by_muon(workers, SHAPES, nesterov=False),
         "scores": score(workers, NUM_SCORED),
         "few scores": score(workers, 5),
+        "decoded": decode(workers),
+        "decoded where it fits": decode(workers, "auto"),
     }
     return {f"{what}: {name}": value for what, values in done.items() for name, value in values.items()}
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.helpers import run_python
-from tests.helpers.ranks import NUM_SCORED, SHAPES, do_all
+from tests.helpers.ranks import NUM_DECODED, NUM_SCORED, SHAPES, do_all
 from vitpe.training.muon import num_operations, orthogonalize, shared
 from vitpe.training.scoring import parts
 from vitpe.training.workers import ALONE, Meetings
@@ -48,20 +48,33 @@ def test_all_workers_have_the_same_bits(ranks: list[dict[str, Tensor]]) -> None:
         assert [name for name, value in other.items() if not torch.equal(value, ranks[0][name])] == []
 
 
-def test_muon_in_parts_is_that_of_one_worker(ranks: list[dict[str, Tensor]]) -> None:
-    alone = do_all(ALONE)
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Tensor]:
+    return do_all(ALONE)
+
+
+def test_muon_in_parts_is_that_of_one_worker(ranks: list[dict[str, Tensor]], alone: dict[str, Tensor]) -> None:
     assert alone.keys() == ranks[0].keys()
     for name, expected in alone.items():
-        if "scores" not in name:
+        if name.partition(":")[0] in ("many", "few", "plain momentum"):
             torch.testing.assert_close(ranks[0][name], expected, rtol=0, atol=1e-4)  # an update is a hundredth
 
 
-def test_answers_of_all_workers_are_those_of_one_bit_for_bit(ranks: list[dict[str, Tensor]]) -> None:
-    alone = {name: value for name, value in do_all(ALONE).items() if "scores" in name}
+def test_answers_of_all_workers_are_those_of_one_bit_for_bit(
+    ranks: list[dict[str, Tensor]], alone: dict[str, Tensor]
+) -> None:
     assert len(alone["scores: logits"]) == NUM_SCORED
     assert alone["scores: logits"].std() > 0.1
-    for name, expected in alone.items():
-        assert torch.equal(ranks[0][name], expected), name
+    for name in ("scores: logits", "scores: labels", "few scores: logits", "few scores: labels"):
+        assert torch.equal(ranks[0][name], alone[name]), name
+
+
+def test_workers_decode_each_image_once(ranks: list[dict[str, Tensor]], alone: dict[str, Tensor]) -> None:
+    for what in ("decoded", "decoded where it fits"):
+        for have in (alone, *ranks):
+            assert have[f"{what}: number"] == NUM_DECODED
+            assert torch.equal(have[f"{what}: images"], alone["decoded: images"])
+            assert torch.equal(have[f"{what}: labels"], alone["decoded: labels"])
 
 
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 70))

@@ -16,6 +16,8 @@ from vitpe.data.images import use_torchvision
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.launch import num_cpus
 
+STORES: Final = ("device", "memory", "disk")
+"""Where images may be kept, by the room that they take: most first."""
 _DEVICE_SHARE: Final = 0.6  # of a GPU's free memory that the images may take; the rest is for training
 _MEMORY_SHARE: Final = 0.5  # of the machine's available memory
 _DECODED_LIMIT: Final = 1 << 30  # bytes: on a CPU, small splits stay decoded, larger ones are decoded again each epoch
@@ -30,14 +32,24 @@ class ImageStore:
     """
 
     def __init__(
-        self, samples: Samples, device: torch.device, where: str = "auto", on_progress: OnProgress | None = None
+        self,
+        samples: Samples,
+        device: torch.device,
+        where: str = "auto",
+        on_progress: OnProgress | None = None,
+        part: range | None = None,
     ) -> None:
-        """Decodes or draws what is kept, which may take minutes, or begins to read it. where: "auto" for what fits."""
+        """Decodes or draws what is kept, which may take minutes, or begins to read it. where: "auto" for what fits.
+        part: the images to decode where all are kept so, None for all; the others are to be put into `decoded`.
+        """
         use_torchvision()
         self.samples, self.device = samples, device
         self.where = choose_store(samples, device) if where == "auto" else where
         self._labels = torch.from_numpy(samples.labels).to(device)
-        self._decoded = _decode_all(samples, device, on_progress) if self.where == "device" else None
+        self._decoded: Tensor | None = None
+        if self.where == "device":
+            part = range(len(samples.names)) if part is None else part
+            self._decoded = _decode(samples, part, device, on_progress)
         self._preloading: _Preloading | None = None
         if self.where == "memory" and samples.reads_anywhere:
             self._preloading = _Preloading(samples)
@@ -46,6 +58,11 @@ class ImageStore:
 
     def __len__(self) -> int:
         return len(self.samples.names)
+
+    @property
+    def decoded(self) -> Tensor | None:
+        """(n, H, W, 3) uint8 on the device, as they lie in memory; None where they are not kept decoded."""
+        return None if self._decoded is None else self._decoded.permute(0, 2, 3, 1)
 
     def close(self) -> None:
         """Read no further."""
@@ -123,25 +140,27 @@ class _Closed(Exception):
     """What is left need not be read."""
 
 
-def _decode_all(samples: Samples, device: torch.device, on_progress: OnProgress | None) -> Tensor:
-    """(n, 3, H, W) on the device."""
-    n = len(samples.names)
+def _decode(samples: Samples, part: range, device: torch.device, on_progress: OnProgress | None) -> Tensor:
+    """(n, 3, H, W) on the device, of which the images of `part` are there."""
     decoded = torch.empty(
-        (n, 3, *samples.stored_size), dtype=torch.uint8, memory_format=torch.channels_last, device=device
+        (len(samples.names), 3, *samples.stored_size),
+        dtype=torch.uint8,
+        memory_format=torch.channels_last,
+        device=device,
     )
 
     def read(start: int) -> int:
-        part = range(start, min(start + _CHUNK, n))
-        decoded[start : part.stop].copy_(torch.from_numpy(samples.read(part)))
-        return len(part)
+        chunk = range(start, min(start + _CHUNK, part.stop))
+        decoded[start : chunk.stop].copy_(torch.from_numpy(samples.read(chunk)))
+        return len(chunk)
 
     done = 0
     pool = ThreadPoolExecutor(num_threads(), thread_name_prefix="vitpe-decode")
     try:
-        for count in pool.map(read, range(0, n, _CHUNK)):
+        for count in pool.map(read, range(part.start, part.stop, _CHUNK)):
             done += count
             if on_progress is not None:
-                on_progress(done, n)
+                on_progress(done, len(part))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return decoded

@@ -36,6 +36,7 @@ from vitpe.text import brief
 from vitpe.training.background import stop_signals
 from vitpe.training.balance import BalancedGroups, balanced_groups
 from vitpe.training.budget import steps_within
+from vitpe.training.decoding import open_together
 from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, RunContext, Trainer
 from vitpe.training.memory_needs import check_fits
@@ -382,20 +383,19 @@ def _open_batches(
         context.reporter.prepared(done, total)
         context.stop.check(step)
 
-    def stored(samples: Samples) -> ImageStore:
-        return ImageStore(samples, device, config.data.store, on_progress)
-
     size, seed, keep = config.model.img_size, config.train.seed, config.train.patch_keep
     num_branches = 2 * config.model.depth if config.model.drop_path_rate else 0
     augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches, num_branches)
     shard = Shard(workers.rank, workers.world_size)
     members = () if groups is None else groups.members
-    train_batches = Batches(stored(train), size, batch_size, augmentation, shard, members)
+    store = open_together(train, device, config.data.store, workers, on_progress)
+    train_batches = Batches(store, size, batch_size, augmentation, shard, members)
     part = parts(len(valid.names), _VALID_BATCH_SIZE, workers.world_size)[workers.rank]
     mine = valid if len(part) == len(valid.names) else SomeSamples(valid, np.arange(part.start, part.stop))
-    valid_batches = Batches(stored(mine), size, _VALID_BATCH_SIZE) if part else None
-    context.reporter.note(f"images: {_where(train_batches.store.where, device)}")
-    return train_batches, valid_batches
+    context.reporter.note(f"images: {_where(store.where, device)}")
+    if not part:
+        return train_batches, None
+    return train_batches, Batches(ImageStore(mine, device, config.data.store, on_progress), size, _VALID_BATCH_SIZE)
 
 
 def _num_scored(valid: Samples, workers: Workers) -> int:

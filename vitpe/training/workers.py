@@ -59,11 +59,11 @@ class Workers:
             value /= self.world_size
         return value
 
-    def broadcast(self, value: torch.Tensor) -> torch.Tensor:
-        """Rank 0's `value`; overwrites the others'."""
+    def broadcast(self, value: torch.Tensor, rank: int = 0) -> torch.Tensor:
+        """The `value` of one, by its rank; overwrites the others'."""
         if self.world_size > 1:
             with self.doing(WAITING):
-                dist.broadcast(value, src=0)
+                dist.broadcast(value, src=rank)
         return value
 
     def all_max(self, *values: int) -> list[int]:
