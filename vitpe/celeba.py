@@ -10,6 +10,15 @@ ATTRIBUTES: Final = tuple(
     Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace
     Wearing_Necktie Young""".split()
 )
+PREVALENCE: Final = tuple(
+    map(
+        float,
+        """0.1111 0.267 0.5125 0.2046 0.0224 0.1516 0.2408 0.2345 0.2393 0.148 0.0509 0.2052 0.1422 0.0576
+    0.0467 0.0651 0.0628 0.0419 0.3869 0.455 0.4168 0.4834 0.0415 0.1151 0.8349 0.2841 0.0429 0.2774
+    0.0798 0.0657 0.0565 0.4821 0.2084 0.3196 0.1889 0.0485 0.4724 0.123 0.0727 0.7736""".split(),
+    )
+)
+"""Of the published images the share that has each attribute."""
 EXCLUSIVE: Final = (
     *(("No_Beard", beard) for beard in ("Goatee", "Mustache", "Sideburns")),
     *(("Bald", hair) for hair in ("Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")),

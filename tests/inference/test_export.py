@@ -76,6 +76,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
         "mean": list(MEAN),
         "std": list(STD),
         "img_size": [24, 16],
+        "fit": "crop",
     }
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (images,), (probs,) = session.get_inputs(), session.get_outputs()

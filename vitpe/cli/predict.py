@@ -23,10 +23,11 @@ from vitpe.config import DRAWN_FACES
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.inference.inputs import PredictInputs
+from vitpe.outputs import check_output
 
 EXAMPLES = (
     "vitpe predict face.jpg\nvitpe predict face.jpg --maps maps --attributes Smiling,Eyeglasses\n"
-    "vitpe predict photos --format csv > photos.csv\n"
+    "vitpe predict photos --format csv > photos.csv\nvitpe predict photos --sheet photos.html\n"
     "find photos -name '*.jpg' -print0 | vitpe predict -0 -"
 )
 
@@ -59,6 +60,9 @@ def predict(
     output: Annotated[str | None, format_option("table", "jsonl", "json", "csv")] = None,
     maps: Annotated[Path | None, typer.Option(help="Folder for pictures of where the answers come from (PNG).")] = None,
     map_method: MapMethod = "occlusion",
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also write a contact sheet, images with their answers: .html, .png.")
+    ] = None,
     top: Annotated[int | None, typer.Option(help="Show only the K most probable attributes.")] = None,
     attributes: Annotated[
         str | None,
@@ -71,7 +75,9 @@ def predict(
     in_range("--threshold", threshold, Bounds(0, 1))
     if maps is None and map_method != "occlusion":
         raise UsageError(f"--map-method {map_method} without --maps", "name a folder for the pictures: --maps FOLDER")
-    pictures = [str(folder) for folder in (save_crops, maps) if folder is not None]
+    if sheet is not None:
+        check_output(sheet, (".png", ".html"), "--sheet")
+    pictures = [str(path) for path in (save_crops, maps, sheet) if path is not None]
     inputs = PredictInputs(files or [], null, stdin_image, pictures)
 
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each core has an image of its own, and no two wait for another
@@ -93,7 +99,7 @@ def predict(
     engine, images = predict.choose_engine(
         weights, info, inputs, device, precision, streaming=inputs.is_stream, maps=asked
     )
-    predictor = predict.Predictor(engine, info, listing, asked)
+    predictor = predict.Predictor(engine, info, listing, asked, views=sheet is not None)
     if info.data_source == DRAWN_FACES:
         _note("this model was trained on drawn faces: do not trust it on photos")
     aligner = FaceAligner(_note) if align else None
@@ -105,6 +111,10 @@ def predict(
             from vitpe.cli.map_output import with_pictures
 
             predictions = with_pictures(predictions, maps)
+        if sheet is not None:
+            from vitpe.cli.sheet_output import with_sheet
+
+            predictions = with_sheet(predictions, sheet, path, info, chosen=attributes is not None or top is not None)
         if kind == "table":
             from vitpe.cli.console import show_table
             from vitpe.reporting.predict_table import predict_summary, predict_table

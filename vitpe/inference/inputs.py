@@ -25,6 +25,7 @@ DATASETS: Final = (".parquet", *TAR_SUFFIXES)
 _READ_BYTES: Final = 1 << 16
 _NUM_REASONS: Final = 8
 _OUTPUTS: Final = "in a folder of crops or maps"
+_SHEET: Final = "sheet that is written anew"
 _MAGIC: Final = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF")
 
 
@@ -55,7 +56,8 @@ class PredictInputs:
     """The inputs that a command line asks for; iterate over them once.
 
     arguments: see `expand`. null: names on stdin end in NUL and not in a line's end. stdin_image: stdin is the image.
-    outputs: folders that get pictures, which are no input. left_out: of what is not read, how much there is, by reason.
+    outputs: folders that get pictures, and a picture, which are no input. left_out: of what is not read, how much there
+    is, by reason.
     Raises UsageError when nothing is asked for, or two things.
     """
 
@@ -122,6 +124,8 @@ def expand(
     """
     left_out = Counter() if left_out is None else left_out
     for argument in arguments:
+        if _is_sheet(argument, outputs, left_out):
+            continue
         if argument == STDIN:
             names = names_from(stdin, separator)
             for name in names:
@@ -179,7 +183,9 @@ def _matches(pattern: str, outputs: Sequence[str], left_out: Counter[str]) -> It
 
 
 def _is_picture(name: str, outputs: Sequence[str], left_out: Counter[str]) -> bool:
-    """Whether it is one of the pictures in those folders; counted."""
+    """Whether it is one of the pictures in those folders, or the picture that is written; counted."""
+    if _is_sheet(name, outputs, left_out):
+        return True
     folder, base = os.path.split(name)
     found = (
         bool(outputs)
@@ -189,6 +195,16 @@ def _is_picture(name: str, outputs: Sequence[str], left_out: Counter[str]) -> bo
     )
     if found:
         left_out[_OUTPUTS] += 1
+    return found
+
+
+def _is_sheet(name: str, outputs: Sequence[str], left_out: Counter[str]) -> bool:
+    """Whether it is a file that is among the outputs; counted."""
+    base = os.path.basename(name)  # noqa: PTH119
+    alike = [output for output in outputs if os.path.basename(output).casefold() == base.casefold()]  # noqa: PTH119
+    found = any(os.path.isfile(output) and _identity(output) == _identity(name) for output in alike)  # noqa: PTH113
+    if found:
+        left_out[_SHEET] += 1
     return found
 
 

@@ -71,12 +71,13 @@ class Listing:
 
 @dataclass(frozen=True)
 class Predictor:
-    """uint8 images → predictions. maps: which maps they get, None for none."""
+    """uint8 images → predictions. maps: which maps they get, None for none. views: whether they keep the image."""
 
     engine: Engine
     info: CheckpointInfo
     listing: Listing
     maps: MapOptions | None = None
+    views: bool = False
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -99,6 +100,8 @@ class Predictor:
             Prediction.from_probs(name, row, self.attributes, thresholds, top=self.listing.top)
             for (name, _), row in zip(images, probs, strict=True)
         ]
+        if self.views:
+            found = [replace(each, view=image) for (_, image), each in zip(images, found, strict=True)]
         if self.maps is None:
             return found
         return [

@@ -61,6 +61,7 @@ class Prediction:
     file: as it was given. probs: attribute → probability in [0, 1], in the order in which they are listed. present:
     those of them whose probability is at least their threshold, the most probable first. error: why the file could
     not be read; probs and present are then empty. maps: where they were asked for.
+    view: uint8 (3, H, W), the image as the model saw it, where that was asked for.
     """
 
     file: str
@@ -68,6 +69,7 @@ class Prediction:
     present: tuple[str, ...] = ()
     error: str | None = None
     maps: AnswerMaps | None = field(default=None, repr=False)
+    view: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
     def from_probs(

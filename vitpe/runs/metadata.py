@@ -41,7 +41,8 @@ class CheckpointInfo:
     head_split, head_by: where rows of the head were fitted anew on balanced groups, and by which attributes, of which
     those among `attributes` have these rows; None and empty where none was.
     calibration_split, calibration_method: where and how the logits were calibrated; None where they were not.
-    data_source: what it was trained on. balance: the attributes by which its images were in groups that came equally
+    data_source: what it was trained on. prevalence: (A,) share of the training images that have each attribute by their
+    labels; empty where it is not known. balance: the attributes by which its images were in groups that came equally
     often. loss, pos_weight: TrainConfig's. valid: scores on valid at `step`, where they were taken.
     """
 
@@ -56,6 +57,7 @@ class CheckpointInfo:
     seed: int
     data_source: str
     fit: Fit = "crop"
+    prevalence: tuple[float, ...] = ()
     balance: tuple[str, ...] = ()
     loss: str = "bce"
     pos_weight: str = "none"
@@ -82,6 +84,10 @@ class CheckpointInfo:
             raise VitpeError(f"std is {self.std}", "every value must be above 0")
         if not all(0 <= value <= 1 for value in self.thresholds):
             raise VitpeError(f"thresholds are {self.thresholds}", "every value must lie in [0, 1]")
+        if len(self.prevalence) not in (0, num_attributes) or not all(0 <= share <= 1 for share in self.prevalence):
+            raise VitpeError(
+                f"prevalence is {self.prevalence}", "expected none, or a share in [0, 1] of each attribute"
+            )
         fits = all(stored >= side for stored, side in zip(self.stored_size, self.model.img_size, strict=True))
         if not fits or math.prod(self.stored_size) > MAX_PIXELS:
             raise VitpeError(f"stored_size is {self.stored_size}", f"it must hold img_size {self.model.img_size}")

@@ -416,6 +416,7 @@ def _info(config: RunConfig, samples: Samples) -> CheckpointInfo:
         seed=config.train.seed,
         data_source=samples.source,
         fit=config.data.fit,
+        prevalence=tuple(samples.labels.mean(axis=0, dtype=np.float64).round(6).tolist()),
         balance=config.train.balance,
         loss=config.train.loss,
         pos_weight=config.train.pos_weight,
