@@ -13,6 +13,7 @@ import typer
 from vitpe.celeba import ATTRIBUTES
 from vitpe.config import RunConfig
 from vitpe.errors import VitpeError
+from vitpe.fields import to_json
 from vitpe.metrics.names import SORT_KEYS
 from vitpe.runs.find import default_run, weights_file
 from vitpe.runs.tensor_file import open_tensors
@@ -25,9 +26,20 @@ _PLAIN: Final = re.compile(r"[\w.+=-]+")
 
 
 def settings(incomplete: str) -> list[str]:
-    """Of --set: keys of config.json, and after KEY= the values where there are few."""
-    key, equals, _ = incomplete.partition("=")
-    return [f"{key}={value}" for value in choices(key)] if equals else [f"{key}=" for key in _types()]
+    """Of --set: keys of config.json, and of a single one its values, or its default where they are not few.
+
+    With two to choose from, bash adds no space after KEY=.
+    """
+    keys = [key for key in _types() if f"{key}=".startswith(incomplete) or incomplete.startswith(f"{key}=")]
+    if len(keys) != 1:
+        return [f"{key}=" for key in keys]
+    values = choices(keys[0]) or ["", *filter(_PLAIN.fullmatch, [_default(keys[0])])]
+    return [f"{keys[0]}={value}" for value in values]
+
+
+def _default(key: str) -> str:
+    section, _, name = key.partition(".")
+    return json.dumps(to_json(RunConfig())[section][name])
 
 
 def choices(key: str) -> list[str]:
