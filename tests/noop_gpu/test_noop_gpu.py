@@ -83,6 +83,15 @@ def test_the_second_gpu_is_used_by_its_number(ran: dict[str, Ran]) -> None:
     assert "on cuda:1 (no-op GPU)" in ran["old"].stderr
 
 
+def test_the_kernel_of_attention_is_chosen_on_the_gpu_and_kept_by_a_resumed_run(ran: dict[str, Ran]) -> None:
+    """All take equally long there: the first that takes such heads is the fastest."""
+    timed = sum("flash_fwd" in name for name in ran["train"].kernels)
+    assert timed
+    assert any("fmha" in name for name in ran["train"].kernels)  # the memory-efficient one was tried
+    assert not any("fmha" in name for name in ran["resume"].kernels)
+    assert "attention" not in ran["resume"].stderr
+
+
 @pytest.mark.parametrize(("name", "expected"), [("train", True), ("eval", True), ("old", False), ("old eval", False)])
 def test_bfloat16_is_for_gpus_that_compute_with_it(ran: dict[str, Ran], name: str, expected: bool) -> None:
     assert any(BFLOAT16 in kernel for kernel in ran[name].kernels) == expected

@@ -24,7 +24,7 @@ class Machine:
     """What the last bits of a run depend on beside its configuration.
 
     processor: a GPU's name, or what a CPU computes with. num_threads: of the CPU, each worker's. torch_version: as
-    torch.__version__.
+    torch.__version__. attention: the kernel that a GPU computes it with, "" where there is none to choose.
     """
 
     processor: str
@@ -32,6 +32,7 @@ class Machine:
     num_workers: int
     precision: str
     torch_version: str
+    attention: str = ""
 
     @staticmethod
     def here(precision: str, device: torch.device, num_workers: int) -> "Machine":

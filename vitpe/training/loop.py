@@ -34,6 +34,7 @@ from vitpe.runs.checkpoint import check_finite, check_tensors, history_part, sav
 from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import CheckpointInfo, read_info
 from vitpe.runs.state import Machine, RunProgress, TrainState, save_state
+from vitpe.training.attention import KERNELS, fastest_attention, preferring
 from vitpe.training.background import Interrupted, StopRequest, Writer
 from vitpe.training.compile import CompiledOrNot, choose_compile, use_private_cache
 from vitpe.training.forward import TrainForward, choose_precision
@@ -113,9 +114,31 @@ class Trainer:
 
     @cached_property
     def machine(self) -> Machine:
-        """What this process computes on, and how."""
+        """What this process computes on, and how. A resumed run keeps its kernel of attention on the same GPU."""
         precision = choose_precision(self._config, self._device)
-        return Machine.here(precision, self._device, self._workers.world_size)
+        here = Machine.here(precision, self._device, self._workers.world_size)
+        before = self.progress.machine
+        if before is not None and replace(before, attention="") == here:
+            return before
+        number = KERNELS.index(self._fastest_attention(precision))
+        return replace(here, attention=KERNELS[self._workers.all_max(number if self._workers.is_first else 0)[0]])
+
+    def _fastest_attention(self, precision: str) -> str:
+        model, batch_size = self._info.model, self.plan.batch_size // self._workers.world_size
+        return fastest_attention(
+            min(batch_size, self._config.micro_batch_size or batch_size),
+            1 + round(self._config.patch_keep * model.num_patches),
+            model.num_heads,
+            model.head_dim,
+            torch.bfloat16 if precision == "bf16" else torch.float32,
+            self._device,
+        )
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Within, a GPU computes in a stream of its own, by the machine's kernel of attention."""
+        with preferring(self.machine.attention), own_stream(self._device):
+            yield
 
     @cached_property
     def _optimizers(self) -> Optimizers:
@@ -199,7 +222,7 @@ class Trainer:
         Raises Interrupted, all saved, when asked to stop, and VitpeError when a file cannot be written or
         training diverges.
         """
-        with own_stream(self._device):
+        with self._computing():
             self._run(train, valid)
 
     def _run(self, train: Batches, valid: Batches | None) -> None:
@@ -234,7 +257,7 @@ class Trainer:
         """Of an update, and of scoring an image: medians of some, taken for about `seconds`. It is not to be run
         afterwards.
         """
-        with own_stream(self._device):
+        with self._computing():
             return self._measure_seconds(train, valid, seconds)
 
     def _measure_seconds(self, train: Batches, valid: Batches | None, seconds: float) -> tuple[float, float]:
