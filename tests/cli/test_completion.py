@@ -112,6 +112,23 @@ def test_attributes_are_those_of_the_model(offered, elsewhere):
     assert offered("vitpe eval --attributes Ro") == ["Round"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "file,prob:Round,label:Round,label:two words,label:Flat,split\na.jpg,0.5,1,0,1,valid\n"),
+        ("a.csv", '\ufefffile,"label:Round",label:Flat\n'),
+        ("a.jsonl", json.dumps({"file": "a.jpg", "probs": {"Round": 0.5}, "labels": {"Round": 1, "Flat": 0}}) + "\n"),
+    ],
+)
+def test_attributes_are_those_of_answers(name, text, elsewhere):
+    (elsewhere / name).write_text(text)
+    assert bash(f"vitpe eval --from-answers {name} --by ") == ["Round", "Flat"]
+    assert bash(f"vitpe eval --from-answers {name} --attributes Flat,R") == ["Flat,Round"]
+    for damaged in ("", "{", "[1]", '{"labels": 3}', "\0"):
+        (elsewhere / name).write_text(damaged)
+        assert set(bash(f"vitpe eval --from-answers {name} --by Mal")) <= {"Male"}
+
+
 @pytest.mark.parametrize("data", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"no tensors"])
 def test_a_damaged_model_is_no_traceback(data, elsewhere):
     (elsewhere / "best.safetensors").write_bytes(data)

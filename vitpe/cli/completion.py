@@ -1,5 +1,6 @@
 """What a shell offers after an option. It must come at once: nothing is imported here that computes."""
 
+import csv
 import json
 import re
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from vitpe.celeba import ATTRIBUTES
 from vitpe.config import RunConfig
 from vitpe.errors import VitpeError
 from vitpe.fields import to_json
+from vitpe.files import open_to_read
 from vitpe.metrics.names import SORT_KEYS
 from vitpe.runs.find import default_run, weights_file
 from vitpe.runs.tensor_file import open_tensors
@@ -21,6 +23,9 @@ from vitpe.runs.tensor_file import open_tensors
 DEVICES: Final = ("cpu", "cuda", "mps")
 COLOUR_MAPS: Final = tuple("viridis plasma inferno magma cividis turbo gray coolwarm RdBu_r".split())
 """Of matplotlib's, which has many more and takes long to say them."""
+_MAX_LINE: Final = 1_000_000
+_UNREADABLE: Final = (VitpeError, OSError, ValueError, LookupError, TypeError, RuntimeError, csv.Error)
+"""What a file that is damaged, or that is none, may raise: the command itself tells of it."""
 _PLAIN: Final = re.compile(r"[\w.+=-]+")
 """What every shell takes as it stands. A file's names may be anything, and shells evaluate what is offered."""
 
@@ -77,23 +82,28 @@ def attributes_to_train(context: typer.Context, incomplete: str) -> list[str]:
 
 def attributes_of_model(context: typer.Context, incomplete: str) -> list[str]:
     """A,B of a command that takes a checkpoint: the names of its answers, or CelebA's where none can be read."""
-    named = context.params.get("checkpoint")
+    try:
+        names = [name for name in _names(context) if isinstance(name, str)]
+    except _UNREADABLE:
+        names = list(ATTRIBUTES)
+    return _listed(incomplete, names)
+
+
+def _names(context: typer.Context) -> Iterable[Any]:
+    """Of the answers in a file, or of the checkpoint; one of _UNREADABLE where it is none."""
+    answers, named = context.params.get("from_answers"), context.params.get("checkpoint")
+    if answers is not None:
+        with open_to_read(Path(answers).expanduser()) as file:
+            line = file.read(_MAX_LINE).partition(b"\n")[0].decode()
+        if line.startswith("{"):
+            return list(json.loads(line)["labels"])
+        cells = next(csv.reader([line.removeprefix("\ufeff")]))
+        return [cell.removeprefix("label:") for cell in cells if cell.startswith("label:")]
     if "checkpoints" in context.params and context.args:  # an argument stays there while an option lacks its value
         named = context.args[0]
-    try:
-        path = default_run("weights", lambda _: None) if named is None else Path(named).expanduser()
-        with open_tensors(weights_file(path)) as file:
-            names = json.loads(file.metadata["vitpe"])["attributes"]
-        return _listed(incomplete, [name for name in names if isinstance(name, str)])
-    except (
-        VitpeError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RuntimeError,
-    ):  # of a damaged one the command tells
-        return _listed(incomplete, ATTRIBUTES)
+    path = default_run("weights", lambda _: None) if named is None else Path(named).expanduser()
+    with open_tensors(weights_file(path)) as tensors:
+        return list(json.loads(tensors.metadata["vitpe"])["attributes"])
 
 
 def _listed(incomplete: str, names: Iterable[str]) -> list[str]:
