@@ -28,7 +28,7 @@ from vitpe.runs.metadata import read_info
 from vitpe.runs.weights import load_arrays
 
 CPU = torch.device("cpu")
-HEAVY = ("torch", "torchvision", "rich.console", "matplotlib", "imageio", "cv2", "pyarrow", "h5py")
+HEAVY = ("torch", "torchvision", "rich.console", "matplotlib", "imageio", "onnxruntime", "pyarrow", "h5py")
 
 
 def imported(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, set[str]]:

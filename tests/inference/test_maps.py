@@ -18,7 +18,7 @@ from vitpe.data.images import center_crop, decode
 from vitpe.inference.engines import NumpyEngine
 from vitpe.inference.inputs import Input
 from vitpe.inference.maps import NUM_MAPS, MapOptions, explain, map_values
-from vitpe.inference.predict import Listing, Predictor, choose_engine
+from vitpe.inference.predict import Listing, Predictor, View, choose_engine
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.model.inputs import PixelClassifier
 from vitpe.outputs import refuse_foreign
@@ -77,7 +77,7 @@ def test_maps_speak_for_the_answer_that_was_given(loaded, image, method):
     found = []
     for threshold, sign in ((0.0, 1.0), (1.0, -1.0)):
         predictor = Predictor(engine, info, Listing.of(info, "Red,Green", threshold), options)
-        maps = predictor.predict([("a", image)])[0].maps
+        maps = predictor.predict([View("a", image)])[0].maps
         assert maps is not None and list(maps.values) == ["Red", "Green"]
         columns = [info.attributes.index(name) for name in maps.values]
         expected = map_values(engine, info.model, image, columns, np.full(2, sign), method)
@@ -90,7 +90,7 @@ def test_maps_speak_for_the_answer_that_was_given(loaded, image, method):
 
 def test_the_most_probable_attributes_come_first(loaded, image):
     engine, info = NumpyEngine(*loaded), loaded[1]
-    prediction = Predictor(engine, info, Listing.of(info)).predict([("a", image)])[0]
+    prediction = Predictor(engine, info, Listing.of(info)).predict([View("a", image)])[0]
     maps = explain(engine, info, image, prediction, MapOptions(count=3))
     assert list(maps.values) == sorted(prediction.probs, key=lambda name: -prediction.probs[name])[:3]
 

@@ -173,7 +173,7 @@ def test_crops_show_what_the_model_saw(predicted, images, tmp_path, trained_run)
     ]
     _, info = load_checkpoint(trained_run / "best.safetensors")
     predictor = make_predictor(trained_run, "numpy")
-    seen = predictor.prepare((images / "000002.jpg").read_bytes(), "", None)
+    seen = predictor.prepare((images / "000002.jpg").read_bytes(), "", None)[0].pixels
     assert tuple(seen.shape) == (3, *info.model.img_size)
     saved = decode((crops / "00000002-000002.png").read_bytes())
     assert np.array_equal(saved, seen)
@@ -186,7 +186,7 @@ def test_the_model_gets_the_largest_centre_crop_of_its_shape(predictor):
     def seen(above: int, beside: int) -> np.ndarray:
         buffer = io.BytesIO()
         Image.fromarray(np.pad(middle, ((above, above), (beside, beside), (0, 0)))).save(buffer, "png")
-        return predictor.prepare(buffer.getvalue(), "", None)
+        return predictor.prepare(buffer.getvalue(), "", None)[0].pixels
 
     assert np.array_equal(seen(0, 50), seen(0, 0))
     assert np.array_equal(seen(30, 0), seen(0, 0))
@@ -209,21 +209,6 @@ def test_a_model_of_drawn_faces_warns(tmp_path, images, celeba):
     assert called.code == 0
     assert called.stderr == "this model was trained on drawn faces: do not trust it on photos\n"
     assert len(read_jsonl(called)) == 1
-
-
-def test_aligning_says_where_it_found_no_face(predicted, images):
-    pytest.importorskip("cv2")
-    called = predicted(images / "000001.jpg", "--align")
-    assert called.code == 0
-    assert called.stderr == f"{images}/000001.jpg: no face found, used as it is\n"
-    assert called.out == predicted(images / "000001.jpg").out
-
-
-def test_aligning_without_its_library(predicted, images, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    called = predicted(images / "000001.jpg", "--align")
-    assert (called.code, called.out) == (1, b"")
-    assert "pip install 'vitpe[align]'" in called.stderr
 
 
 # Streams and their ends

@@ -13,15 +13,18 @@ from vitpe.outputs import refuse_foreign
 
 
 def with_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
-    """The same predictions, after a picture of each one's maps is in the folder as 00000001-NAME.png, numbered as they
-    come. VitpeError where it cannot be written, UsageError where another's file is in the way.
+    """The same predictions, after a picture of each one's maps is in the folder as 00000001-NAME.png, numbered as the
+    images come. VitpeError where it cannot be written, UsageError where another's file is in the way.
     """
     from vitpe.reporting.map_sheet import map_sheet_png
 
     make_pictures_folder(folder)
-    for number, prediction in enumerate(predictions, start=1):
+    number = 0
+    for prediction in predictions:
+        if prediction.face is None or (prediction.face.number or 1) == 1:
+            number += 1
         if prediction.maps is not None:
-            path = folder / picture_name(number, prediction.file)
+            path = folder / picture_name(number, prediction.file, prediction.face)
             refuse_foreign(path)
             write_atomic(path, map_sheet_png(prediction))
         yield prediction

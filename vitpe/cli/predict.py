@@ -3,7 +3,7 @@
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -45,6 +45,9 @@ def predict(
     ] = False,
     stdin_image: Annotated[bool, typer.Option("--stdin-image", help="Read one image from stdin.")] = False,
     align: Annotated[bool, typer.Option("--align", help="Find the face and align it as CelebA's images are.")] = False,
+    faces: Annotated[
+        Literal["largest", "all"], typer.Option(help="With --align: which of several faces to answer for.")
+    ] = "largest",
     save_crops: Annotated[Path | None, typer.Option(help="Folder for the images as the model sees them (PNG).")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help=CHECKPOINT, show_default=NEWEST, rich_help_panel="Model")
@@ -75,6 +78,8 @@ def predict(
     in_range("--threshold", threshold, Bounds(0, 1))
     if maps is None and map_method != "occlusion":
         raise UsageError(f"--map-method {map_method} without --maps", "name a folder for the pictures: --maps FOLDER")
+    if faces != "largest" and not align:
+        raise UsageError(f"--faces {faces} without --align", "add --align, which looks for faces")
     if sheet is not None:
         check_output(sheet, (".png", ".html"), "--sheet")
     pictures = [str(path) for path in (save_crops, maps, sheet) if path is not None]
@@ -83,7 +88,6 @@ def predict(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each core has an image of its own, and no two wait for another
     from vitpe.data.images import Remarks
     from vitpe.inference import predict
-    from vitpe.inference.align import FaceAligner
     from vitpe.inference.maps import NUM_MAPS, MapOptions
     from vitpe.reporting import records
     from vitpe.runs.find import default_run, weights_file
@@ -102,8 +106,12 @@ def predict(
     predictor = predict.Predictor(engine, info, listing, asked, views=sheet is not None)
     if info.data_source == DRAWN_FACES:
         _note("this model was trained on drawn faces: do not trust it on photos")
-    aligner = FaceAligner(_note) if align else None
     read_errors, remarks = predict.ReadErrors(), Remarks()
+    aligner = None
+    if align:
+        from vitpe.inference.align import FaceAligner
+
+        aligner = FaceAligner(remarks, faces)
     found = predict.predict_files(predictor, images, aligner, save_crops, streaming=inputs.is_stream, remarks=remarks)
     with closing(found):
         predictions = read_errors.watch(found)
@@ -123,7 +131,7 @@ def predict(
                 show = predict_table if inputs.is_one_image else predict_summary
                 show_table(show(prediction))
         else:
-            for text in records.prediction_lines(kind, predictions, predictor.attributes):
+            for text in records.prediction_lines(kind, predictions, predictor.attributes, faces=align):
                 write_result(text)
     for note in filter(None, (*remarks.lines(), inputs.note())):
         _note(note)

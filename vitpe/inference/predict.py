@@ -30,7 +30,7 @@ from vitpe.files import make_folder, write_atomic
 from vitpe.inference.engines import Engine, HandingOver, NumpyEngine, many_images
 from vitpe.inference.inputs import Input
 from vitpe.inference.maps import MapOptions, explain
-from vitpe.inference.predictions import Prediction, select_attributes
+from vitpe.inference.predictions import FoundFace, Prediction, select_attributes
 from vitpe.launch import num_cpus
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.outputs import PNG_SOFTWARE, refuse_foreign
@@ -39,11 +39,21 @@ from vitpe.runs.metadata import CheckpointInfo
 _GRACE_S: Final = 0.02  # how long a batch waits for one more name while names are still coming
 _PICTURE_NAME_BYTES: Final = 150
 
-_Read = tuple[str, Pixels] | Prediction
-"""An input's name and pixels, or the record of one that cannot be read."""
+Align = Callable[[Pixels, str], Sequence[tuple[Pixels, FoundFace]]]
+"""(decoded image (3, H, W), its name) → the parts of it to show the model, and which faces they are."""
 
-Align = Callable[[Pixels, str], Pixels]
-"""(decoded image (3, H, W), its name) → the part of it to show the model."""
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the model sees: uint8 (3, H, W) of its size, of the input of that name. face: which one, where it is one."""
+
+    name: str
+    pixels: Pixels
+    face: FoundFace | None = None
+
+
+_Read = View | Prediction
+"""What the model sees, or the record of what it need not see."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +94,9 @@ class Predictor:
         """The listed attributes' names."""
         return tuple(self.info.attributes[i] for i in self.listing.columns)
 
-    def predict(self, images: Sequence[tuple[str, Pixels]]) -> list[Prediction]:
-        """One Prediction for each name and uint8 (3, H, W) image of the model's size; VitpeError for a model that gives
-        NaN.
-        """
-        logits = self.engine.classify([image for _, image in images])
+    def predict(self, views: Sequence[View]) -> list[Prediction]:
+        """One Prediction each; VitpeError for a model that gives NaN."""
+        logits = self.engine.classify([view.pixels for view in views])
         if not np.isfinite(logits).all():
             raise VitpeError(
                 "the model's answers are not finite",
@@ -97,27 +105,28 @@ class Predictor:
         probs = sigmoid(logits)[:, list(self.listing.columns)]
         thresholds = np.array(self.listing.thresholds)
         found = [
-            Prediction.from_probs(name, row, self.attributes, thresholds, top=self.listing.top)
-            for (name, _), row in zip(images, probs, strict=True)
+            replace(
+                Prediction.from_probs(view.name, row, self.attributes, thresholds, top=self.listing.top), face=view.face
+            )
+            for view, row in zip(views, probs, strict=True)
         ]
         if self.views:
-            found = [replace(each, view=image) for (_, image), each in zip(images, found, strict=True)]
+            found = [replace(each, view=view.pixels) for view, each in zip(views, found, strict=True)]
         if self.maps is None:
             return found
         return [
-            replace(prediction, maps=explain(self.engine, self.info, image, prediction, self.maps))
-            for (_, image), prediction in zip(images, found, strict=True)
+            replace(prediction, maps=explain(self.engine, self.info, view.pixels, prediction, self.maps))
+            for view, prediction in zip(views, found, strict=True)
         ]
 
-    def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> Pixels:
-        """Encoded bytes → uint8 (3, H, W) as the model sees it; ImageError for what is no image.
+    def prepare(self, data: bytes, name: str, align: Align | None, remarks: Remarks | None = None) -> list[View]:
+        """Encoded bytes → what the model sees of it: with `align` its faces, else all; ImageError for what is no image.
 
         remarks: gets what is doubtful about it.
         """
         image = decode(data, (remarks or Remarks()).about(name))
-        if align is not None:
-            image = align(image, name)
-        return self.info.fitting.view(image)
+        parts = [(image, None)] if align is None else align(image, name)
+        return [View(name, self.info.fitting.view(part), face) for part, face in parts]
 
 
 @dataclass
@@ -190,31 +199,36 @@ def predict_files(
 ) -> Generator[Prediction, None, None]:
     """A Prediction for each input, in order, as soon as its batch is done; one with an error where it cannot be read.
 
+    align: then one for each face that it gives, and one without attributes where it gives none.
+
     streaming: inputs may be slow to come, so do not wait for a whole batch of them. Otherwise equal inputs make equal
     batches and so the same digits (in torch's batches of another size the last digit of six may differ).
     remarks: gets what is doubtful about the images.
-    crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come.
+    crops: a folder that gets what the model sees of each image as 00000001-NAME.png, numbered as they come, and of its
+    second face as 00000001-NAME-2.png.
     """
 
     def read(numbered: list[tuple[int, Input]]) -> list[_Read]:
         found: list[_Read] = []
         for number, image in numbered:
             try:
-                pixels = predictor.prepare(image.read(), image.name, align, remarks)
+                views = predictor.prepare(image.read(), image.name, align, remarks)
             except VitpeError as error:
                 found.append(Prediction(image.name, error=error.message))
                 continue
             if crops is not None:
-                crop = crops / picture_name(number, image.name)
-                refuse_foreign(crop)
-                write_atomic(crop, _png(pixels))
-            found.append((image.name, pixels))
+                for view in views:
+                    crop = crops / picture_name(number, view.name, view.face)
+                    refuse_foreign(crop)
+                    write_atomic(crop, _png(view.pixels))
+            found += views or [Prediction(image.name, face=FoundFace())]
         return found
 
     def answer(found: list[_Read]) -> list[Prediction]:
-        images = [each for each in found if isinstance(each, tuple)]
-        done = iter(predictor.predict(images) if images else [])
-        return [next(done) if isinstance(each, tuple) else each for each in found]
+        views = [each for each in found if isinstance(each, View)]
+        starts = range(0, len(views), engine.max_batch)  # a photo may have many faces
+        done = itertools.chain(*(predictor.predict(views[start : start + engine.max_batch]) for start in starts))
+        return [next(done) if isinstance(each, View) else each for each in found]
 
     def work(numbered: list[tuple[int, Input]]) -> list[_Read]:
         found = read(numbered)
@@ -321,11 +335,12 @@ def make_pictures_folder(folder: Path) -> None:
         raise VitpeError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
 
 
-def picture_name(number: int, name: str) -> str:
-    """No two images share one, and it sorts as they came."""
+def picture_name(number: int, name: str, face: FoundFace | None = None) -> str:
+    """No two images share one, nor two faces of an image, and images sort as they came."""
     name = Path(name).stem if is_image(name) else Path(name).name
     stem = os.fsencode(name)[:_PICTURE_NAME_BYTES]
-    return f"{number:08d}-{os.fsdecode(stem)}.png"
+    which = f"-{face.number}" if face is not None and face.number is not None and face.number > 1 else ""
+    return f"{number:08d}-{os.fsdecode(stem)}{which}.png"
 
 
 def _png(image: Pixels) -> bytes:

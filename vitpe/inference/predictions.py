@@ -55,6 +55,24 @@ class AnswerMaps:
 
 
 @dataclass(frozen=True)
+class FoundFace:
+    """The face that a prediction is of, in pixels of its photo.
+
+    count: of the faces in the photo. number: of this one, from 1, the largest; None where there is none, as the rest.
+    box: (x, y, width, height). eyes: (x, y) of the one at the face's left as one sees it, and of the other.
+    """
+
+    count: int = 0
+    number: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    eyes: tuple[tuple[float, float], tuple[float, float]] | None = None
+
+    @property
+    def found(self) -> bool:
+        return self.number is not None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What is said of one image.
 
@@ -62,6 +80,7 @@ class Prediction:
     those of them whose probability is at least their threshold, the most probable first. error: why the file could
     not be read; probs and present are then empty. maps: where they were asked for.
     view: uint8 (3, H, W), the image as the model saw it, where that was asked for.
+    face: where faces were looked for; where none was found, probs and present are empty.
     """
 
     file: str
@@ -70,6 +89,13 @@ class Prediction:
     error: str | None = None
     maps: AnswerMaps | None = field(default=None, repr=False)
     view: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    face: FoundFace | None = None
+
+    @property
+    def no_answer(self) -> str | None:
+        """Why it has no attributes; None where it was answered."""
+        without_face = self.face is not None and not self.face.found
+        return "no face found" if without_face else self.error
 
     @staticmethod
     def from_probs(

@@ -30,7 +30,7 @@ _JPEG_QUALITY: Final = 88
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of a sheet. jpeg: None where it could not be read. shown: the attributes that are shown, in order."""
+    """An image of a sheet. jpeg: None where it has no answer. shown: the attributes that are shown, in order."""
 
     prediction: Prediction
     jpeg: bytes | None
@@ -113,7 +113,7 @@ def sheet_html(sheet: ContactSheet) -> str:
             "probs": [round(probs[name], 4) if name in probs else None for name in names],
             "present": [places[name] for name in present],
             "shown": [places[name] for name in tile.shown],
-            "error": None if tile.prediction.error is None else printable(tile.prediction.error),
+            "error": None if (reason := tile.prediction.no_answer) is None else printable(reason),
         }
 
     listed = {name for tile in sheet.tiles for name in tile.prediction.probs}
@@ -131,7 +131,7 @@ def sheet_html(sheet: ContactSheet) -> str:
 
 
 def _without_view(prediction: Prediction) -> Prediction:
-    return Prediction(prediction.file, prediction.probs, prediction.present, prediction.error)
+    return Prediction(prediction.file, prediction.probs, prediction.present, prediction.error, face=prediction.face)
 
 
 def _jpeg(view: Pixels) -> bytes:

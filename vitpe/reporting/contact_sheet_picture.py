@@ -74,7 +74,7 @@ def _draw_image(picture: Image.Image, tile: Tile, place: tuple[int, int], size: 
         return
     draw = ImageDraw.Draw(picture)
     draw.rectangle((left, top, left + _WIDTH - 1, top + size[1] - 1), _FAINT)
-    lines = _wrap(printable(tile.prediction.error or "no image"), 12, _WIDTH - 20)
+    lines = _wrap(printable(tile.prediction.no_answer or "no image"), 12, _WIDTH - 20)
     for number, line in enumerate(lines[: max(1, size[1] // _LINE - 1)]):
         draw.text((left + 10, top + 10 + number * 17), _shorten(line, 12, _WIDTH - 20), _INK, _font(12))
 

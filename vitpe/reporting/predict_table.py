@@ -24,24 +24,28 @@ def predict_table(prediction: Prediction) -> RenderableType:
 
     Runs down two columns where the width allows it. A file that could not be read gives its error.
     """
-    return _error(prediction) if prediction.error is not None else _PredictionTable(prediction)
+    return _without_answer(prediction) or _PredictionTable(prediction)
 
 
 def predict_summary(prediction: Prediction) -> RenderableType:
     """Two lines: the file, and the attributes that are present with their probabilities; for many files in a row."""
-    if prediction.error is not None:
-        return _error(prediction)
-    return _PredictionSummary(prediction)
+    return _without_answer(prediction) or _PredictionSummary(prediction)
 
 
 def _file_line(prediction: Prediction, more: str = "") -> Text:
-    """The file's name in one piece, however long: it may be copied, or searched for."""
+    """The file's name in one piece, however long: it may be copied, or searched for; then which of its faces it is."""
+    face = prediction.face
+    if face is not None and face.number is not None and face.count > 1:
+        more = f"  face {face.number} of {face.count}{more}"
     return Text.assemble((printable(prediction.file), "bold"), (more, "dim"), no_wrap=True, overflow="ignore")
 
 
-def _error(prediction: Prediction) -> RenderableType:
-    error = printable(prediction.error or "")
-    return Group(_file_line(prediction), Padding(Text(error, style=_ERROR_STYLE), (0, 0, 0, 2)))
+def _without_answer(prediction: Prediction) -> RenderableType | None:
+    """The file and why there is no answer, None where there is one."""
+    if prediction.no_answer is None:
+        return None
+    reason = Text(printable(prediction.no_answer), style=_ABSENT_STYLE if prediction.error is None else _ERROR_STYLE)
+    return Group(_file_line(prediction), Padding(reason, (0, 0, 0, 2)))
 
 
 def percent(prob: float) -> str:

@@ -6,6 +6,7 @@ type and meaning. What is undefined is null in JSON and an empty cell in CSV. Al
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from vitpe.inference.predictions import Prediction
+from vitpe.inference.predictions import FoundFace, Prediction
 
 SCHEMA = 1
 _MAP_DIGITS = 6
 _FIXED_COLUMNS = ("file", "present", "error")
+_FACE_COLUMNS = ("face_found", "face_number", "face_count", "face_box", "face_eyes")
 
 
 def prediction_json(prediction: Prediction) -> str:
@@ -26,6 +28,9 @@ def prediction_json(prediction: Prediction) -> str:
     {"schema": 1, "file": "face.jpg", "probs": {"Smiling": 0.97, …}, "present": ["Smiling", …]}, or where the file
     could not be read {"schema": 1, "file": "bad.jpg", "error": "…"}. Probabilities have 6 decimals. With maps also
     {"maps": {"method": "occlusion", "values": {"Smiling": [[0.01, …], …], …}}}: a list for each row of patches.
+    Where faces were looked for also {"face": {"found": true, "number": 1, "count": 2, "box": [x, y, width, height],
+    "eyes": [[x, y], [x, y]]}}, in pixels of the photo, number 1 being the largest; where there is none, found is false,
+    count 0, the rest null, probs {} and present [].
     """
     record: dict[str, Any] = {"schema": SCHEMA, "file": prediction.file}
     if prediction.error is not None:
@@ -35,13 +40,23 @@ def prediction_json(prediction: Prediction) -> str:
         if (maps := prediction.maps) is not None:
             values = {name: value.round(_MAP_DIGITS).tolist() for name, value in maps.values.items()}
             record["maps"] = {"method": maps.method, "values": values}
+        if (face := prediction.face) is not None:
+            record["face"] = {
+                "found": face.found,
+                "number": face.number,
+                "count": face.count,
+                "box": face.box,
+                "eyes": face.eyes,
+            }
     return dumps(record, None)
 
 
-def prediction_lines(kind: str, predictions: Iterable[Prediction], attributes: Sequence[str]) -> Iterator[str]:
-    """The predictions as text of `kind` ("jsonl", "json" or "csv"), in pieces as they come."""
+def prediction_lines(
+    kind: str, predictions: Iterable[Prediction], attributes: Sequence[str], *, faces: bool = False
+) -> Iterator[str]:
+    """The predictions as text of `kind` ("jsonl", "json" or "csv"), in pieces as they come. faces: were looked for."""
     if kind == "csv":
-        return predictions_csv(predictions, attributes)
+        return predictions_csv(predictions, attributes, faces=faces)
     return predictions_jsonl(predictions) if kind == "jsonl" else predictions_json(predictions)
 
 
@@ -60,13 +75,18 @@ def predictions_json(predictions: Iterable[Prediction]) -> Iterator[str]:
     yield "[]\n" if separator == "[\n" else "\n]\n"
 
 
-def predictions_csv(predictions: Iterable[Prediction], attributes: Sequence[str]) -> Iterator[str]:
+def predictions_csv(
+    predictions: Iterable[Prediction], attributes: Sequence[str], *, faces: bool = False
+) -> Iterator[str]:
     """A header, then a row for each prediction: file, present (joined by ";"), error, and each attribute's probability.
+
+    faces: before the probabilities face_found (true or false), face_number, face_count, face_box (x;y;width;height) and
+    face_eyes (x;y;x;y), as `prediction_json` has them.
 
     An attribute that is not listed for a file (see `top`) is an empty cell. One that is called as a column before it,
     say "file", has its column named "attribute:file". Cells hold names as they are, also those that begin as formulas.
     """
-    columns = list(_FIXED_COLUMNS)
+    columns = [*_FIXED_COLUMNS, *(_FACE_COLUMNS if faces else ())]
     for name in attributes:
         column = name
         while column in columns or (column != name and column in attributes):
@@ -75,7 +95,17 @@ def predictions_csv(predictions: Iterable[Prediction], attributes: Sequence[str]
     yield csv_line(columns)
     for prediction in predictions:
         probs = [prediction.probs.get(name, "") for name in attributes]
-        yield csv_line([prediction.file, ";".join(prediction.present), prediction.error or "", *probs])
+        face = _face_cells(prediction.face) if faces else []
+        yield csv_line([prediction.file, ";".join(prediction.present), prediction.error or "", *face, *probs])
+
+
+def _face_cells(face: FoundFace | None) -> list[Any]:
+    """Of an image that cannot be read all are empty."""
+    if face is None:
+        return [""] * len(_FACE_COLUMNS)
+    places = (face.box or (), itertools.chain(*(face.eyes or ())))
+    cells = [face.found, face.number, face.count, *(";".join(map(str, place)) for place in places)]
+    return [_cell(cell) for cell in cells]
 
 
 def dumps(document: Mapping[str, Any], indent: int | None) -> str:

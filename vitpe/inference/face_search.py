@@ -1,0 +1,92 @@
+"""A photo's faces, whatever their size and however they are turned: found small, then looked at closely. No torch."""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitpe.inference.face_detector import Face, detect
+from vitpe.inference.warp import Points, inverse, move, similarity, warp
+
+_SIDES: Final = (384, 1024)  # the longer side of what is searched: the second finds small faces, and is seldom needed
+_MIN_CANDIDATE, _MIN_FACE = 0.35, 0.5  # scores in a whole photo, and seen closely and upright
+_WINDOW: Final = (192, 192)  # of the closer look
+_POSE: Final = np.array([[76.0, 84], [116, 84], [96, 108], [79, 127], [113, 127]])
+"""Landmarks of a face that stands upright in the middle of the window."""
+_MAX_LOOKS: Final = 4
+_SETTLED: Final = 7.0  # degrees: a face so nearly upright need not be looked at again
+_MAX_MISFIT: Final = 0.25  # of the distance between the eyes, from landmarks to the pose's that fit them best
+
+
+def find_faces(image: NDArray[np.uint8]) -> list[Face]:
+    """The faces in `image` (H, W, 3), the largest first; none where there is none. May be called from several threads.
+
+    An image in which nothing is found is searched larger, and then turned by 90, 270 and 180 degrees.
+    Raises VitpeError where the extra is not installed.
+    """
+    faces: list[Face] = []
+    for side in _SIDES:
+        faces = _search(image, side)
+        if faces or max(image.shape) <= side:
+            break
+    for quarters in (1, 3, 2):
+        if faces:
+            break
+        turned = np.ascontiguousarray(np.rot90(image, quarters))
+        faces = [_turn_back(face, quarters, image.shape[:2]) for face in _search(turned, _SIDES[0])]
+    return sorted(faces, key=lambda face: -face.area)
+
+
+def _search(image: NDArray[np.uint8], side: int) -> list[Face]:
+    """The faces of an image that is made smaller until its longer side is `side`."""
+    height, width = image.shape[:2]
+    shrink = min(1.0, side / max(height, width))
+    small = image
+    if shrink < 1:
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    scale = np.array([width / small.shape[1], height / small.shape[0]])
+    found = []
+    for face in detect(small, _MIN_CANDIDATE):
+        box = tuple((np.array(face.box) * np.tile(scale, 2)).tolist())
+        seen = _look_closer(image, replace(face, box=box, landmarks=face.landmarks * scale))
+        if seen is not None:
+            found.append(seen)
+    return found
+
+
+def _look_closer(image: NDArray[np.uint8], face: Face) -> Face | None:
+    """The face with landmarks from a window in which it stands upright; None where nothing there is a face.
+
+    Far from upright, landmarks say too small an angle: each look turns the window by what is left.
+    """
+    points = face.landmarks
+    for _ in range(_MAX_LOOKS):
+        matrix = similarity(points, _POSE)
+        middle = _POSE.mean(0)
+        seen = detect(warp(image, matrix, _WINDOW), _MIN_FACE)
+        seen = [each for each in seen if np.hypot(*(each.landmarks.mean(0) - middle)) < 40]
+        if not seen:
+            return None
+        points = move(inverse(matrix), seen[0].landmarks)
+        left = similarity(seen[0].landmarks, _POSE)
+        if abs(np.degrees(np.arctan2(left[1, 0], left[0, 0]))) < _SETTLED:
+            break
+    else:
+        return None
+    misfit = np.sqrt(np.mean((move(left, seen[0].landmarks) - _POSE) ** 2) * 2) / (_POSE[1, 0] - _POSE[0, 0])
+    return replace(face, landmarks=points, score=seen[0].score) if misfit < _MAX_MISFIT else None
+
+
+def _turn_back(face: Face, quarters: int, shape: tuple[int, ...]) -> Face:
+    """A face of np.rot90(image, quarters), where it lies in the image of that (height, width)."""
+    height, width = shape
+    x, y, box_width, box_height = face.box
+    points: Points = np.concatenate([face.landmarks, [[x, y], [x + box_width, y + box_height]]])
+    for turn in range(quarters):  # rot90 takes (x, y) to (y, width - x), the width being of the image that is turned
+        length = width if (quarters - turn) % 2 else height
+        points = np.stack([length - points[:, 1], points[:, 0]], 1)
+    low, high = points[5:].min(0), points[5:].max(0)
+    return replace(face, box=(*low.tolist(), *(high - low).tolist()), landmarks=points[:5])
