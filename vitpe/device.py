@@ -39,6 +39,12 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
+def free_gpu_bytes(device: torch.device) -> int:
+    """What new tensors may take: what the GPU has free, and what torch holds of it unused."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether it multiplies in bfloat16 by itself, and so faster than in float32: GPUs since compute capability 8.0,
     and CPUs with AMX or AVX-512's own instructions. Others emulate it. A GPU must be this thread's current one.

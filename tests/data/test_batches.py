@@ -22,7 +22,7 @@ from vitpe.data.batch import Batch, crop_on_device
 from vitpe.data.batches import Batches, Shard
 from vitpe.data.celeba import read_celeba
 from vitpe.data.samples import Samples
-from vitpe.data.storage import ImageStore, choose_store, crop_on_host
+from vitpe.data.storage import ImageStore, choose_store, crop_on_host, num_decoded_bytes
 from vitpe.errors import VitpeError
 
 STORED, CROP = (14, 12), (9, 8)
@@ -316,6 +316,15 @@ def test_the_store_is_what_fits(celeba, monkeypatch, decoded_limit, available, e
     monkeypatch.setattr(module, "_DECODED_LIMIT", decoded_limit)
     monkeypatch.setattr(module, "_available_memory", lambda: available)
     assert choose_store(samples, CPU) == expected
+
+
+@pytest.mark.parametrize(("reserve", "expected"), [(0, "device"), (50_000, "device"), (51_000, "memory")])
+def test_on_a_gpu_images_leave_free_what_training_needs(
+    celeba: Path, monkeypatch: pytest.MonkeyPatch, reserve: int, expected: str
+) -> None:
+    samples = read_celeba(celeba, "train")
+    monkeypatch.setattr(module, "free_gpu_bytes", lambda device: num_decoded_bytes(samples) + 50_500)
+    assert choose_store(samples, torch.device("cuda:0"), reserve) == expected
 
 
 def test_what_is_not_in_files_is_kept_if_there_is_room(monkeypatch):

@@ -18,7 +18,7 @@ from vitpe.config import ModelConfig
 from vitpe.data.batches import Batches
 from vitpe.data.folds import SomeSamples
 from vitpe.data.samples import Samples
-from vitpe.data.storage import ImageStore
+from vitpe.data.storage import ImageStore, choose_store
 from vitpe.launch import read_launch
 from vitpe.model.inputs import PixelClassifier
 from vitpe.model.vit import VisionTransformer
@@ -79,10 +79,10 @@ def score(workers: Workers, num_images: int, batch_size: int = 16) -> dict[str, 
     return {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels)}
 
 
-def decode(workers: Workers, where: str = "device") -> dict[str, Tensor]:
-    """Crops of images that each worker needs, and how many all have read."""
+def decode(workers: Workers, where: str | None = None) -> dict[str, Tensor]:
+    """Crops of images that each worker needs, and how many all have read. where: None for where they fit."""
     samples, device = NoisyImages(NUM_DECODED), torch.device("cpu")
-    store = open_together(samples, device, where, workers)
+    store = open_together(samples, device, where or choose_store(samples, device), workers)
     assert store.where == "device"
     corner, no_flip = np.zeros(NUM_DECODED, np.int64), np.zeros(NUM_DECODED, bool)
     batch = store.crop(np.arange(NUM_DECODED), corner, corner, no_flip, (32, 32))
@@ -98,8 +98,8 @@ def do_all(workers: Workers) -> dict[str, Tensor]:
         "plain momentum": train_by_muon(workers, SHAPES, nesterov=False),
         "scores": score(workers, NUM_SCORED),
         "few scores": score(workers, 5),
-        "decoded": decode(workers),
-        "decoded where it fits": decode(workers, "auto"),
+        "decoded": decode(workers, "device"),
+        "decoded where it fits": decode(workers),
     }
     return {f"{what}: {name}": value for what, values in done.items() for name, value in values.items()}
 

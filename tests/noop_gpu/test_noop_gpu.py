@@ -1,12 +1,15 @@
 """Every command on a GPU, from its first option to its last file, where there is none: see tests/noop_gpu."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import tiny_options, write_celeba
+from tests.helpers import tiny_config, tiny_options, write_celeba
 from tests.noop_gpu import Command, Ran, build, run, steps, unavailable
+from vitpe.training.memory_needs import Needs, training_needs
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 
@@ -22,6 +25,8 @@ RECIPE = {
     "train__num_checkpoints": 2,
 }
 """All that a preset may ask for."""
+LARGE = {"train__batch_size": 24, "model__img_size": [208, 176], "model__embed_dim": 64}
+"""Whose activations are more than its weights."""
 BFLOAT16 = "BFloat16"  # in the names of kernels that work with it
 
 
@@ -36,12 +41,20 @@ def train(celeba: Path, *more: str | Path, device: str = "cuda", steps: int = 2,
     return ["train", *options, *more]
 
 
+def train_needs(celeba: Path, **values) -> Needs:
+    """What it takes on a GPU that computes in bfloat16; each of the processor's threads has a batch there."""
+    config = tiny_config(celeba, **RECIPE | values)
+    precise = replace(config.train, precision="bf16")
+    return training_needs(replace(config.model, num_classes=4), precise, precise.batch_size, "cuda")
+
+
 @pytest.fixture(scope="module")
 def ran(library: Path, celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
     """All commands that need no process of their own, on two GPUs, the second of which is too old for bfloat16."""
     folder = tmp_path_factory.mktemp("ran")
     faces = write_celeba(tmp_path_factory.mktemp("more"), num_train=200, num_valid=0, num_test=0) / "img_align_celeba"
-    few, trained = 200_000, ["--run", "device"]
+    trained, needs, larger = ["--run", "device"], train_needs(celeba), train_needs(celeba, **LARGE)
+    half = larger.total - larger.activations // 2
     commands = {
         "train": Command(train(celeba, *trained, "--store", "device")),
         "resume": Command(train(celeba, *trained, "--store", "disk", "--resume", steps=3)),
@@ -50,10 +63,15 @@ def ran(library: Path, celeba: Path, tmp_path_factory: pytest.TempPathFactory) -
         "predict": Command(["predict", "--checkpoint", "device", "--device", "cuda", faces]),
         "captured": Command(train(celeba, "--run", "captured", steps=8)),
         "not captured": Command(train(celeba, "--run", "not", steps=8, train__cuda_graph=False)),
+        "in parts": Command(train(celeba, "--run", "parts", steps=8, train__micro_batch_size=3)),
+        "large batches": Command(train(celeba, "--run", "large", **LARGE), free_bytes=half),
+        "little room": Command(train(celeba, "--run", "little", "--store", "auto"), free_bytes=400_000_000),
         "old": Command(train(celeba, "--run", "old", device="cuda:1", train__muon_lr=None)),
         "old eval": Command(["eval", "old", "--device", "cuda:1"]),
         "no room to train": Command(train(celeba, "--run", "none"), free_bytes=0),
-        "no room for images": Command(train(celeba, "--run", "small", "--store", "device"), free_bytes=few),
+        "no room for images": Command(
+            train(celeba, "--run", "small", "--store", "device"), free_bytes=needs.total + 10_000
+        ),
         "no room to eval": Command(["eval", "device", "--device", "cuda"], free_bytes=0),
         "no room to predict": Command(["predict", "--checkpoint", "device", "--device", "cuda", faces], free_bytes=0),
     }
@@ -106,6 +124,7 @@ def test_from_the_fourth_on_a_step_is_one_graph(ran: dict[str, Ran]) -> None:
     assert ran["captured"].code == ran["not captured"].code == 0, ran["captured"].stderr
     assert ran["captured"].counts["graph"] == 5
     assert ran["not captured"].counts["graph"] == 0
+    assert ran["in parts"].counts["graph"] == 5, ran["in parts"].stderr
     for call in ("launch", "blas"):  # three of eight steps ask for all of it, and the capture once more
         assert ran["captured"].counts[call] < 0.7 * ran["not captured"].counts[call]
 
@@ -132,14 +151,24 @@ def test_one_thread_alone_runs_the_model_in_predict(ran: dict[str, Ran]) -> None
     assert [Path(record["file"]).name for record in records] == [f"{n:06d}.jpg" for n in range(1, 201)]
 
 
+def test_what_cannot_be_trained_is_refused_before_it_is_tried(ran: dict[str, Ran]) -> None:
+    refused = ("no room to train", "no room for images", "large batches")
+    assert [ran[name].code for name in refused] == [2, 2, 2], [ran[name].stderr for name in refused]
+    told = [ran[name].stderr.splitlines()[-2:] for name in refused]
+    assert all("training needs" in error and "cuda:0 has free" in error for error, _ in told)
+    assert [hint for _, hint in told if "micro_batch_size" in hint] == [told[2][1]]
+    assert "--store auto" in told[1][1]
+
+
+def test_images_are_decoded_where_they_leave_room_for_training(ran: dict[str, Ran]) -> None:
+    assert "images: encoded in memory" in ran["little room"].stderr
+    told = r"memory of cuda:0: \d+ MB of images, decoded, and \d+ MB to train, of 0.4 GB that were free"
+    assert re.search(told, ran["little room"].stderr)
+    assert "in the memory of cuda:0" in ran["captured"].stderr
+
+
 @pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("no room to train", "lower --batch-size"),
-        ("no room for images", "--store disk"),
-        ("no room to eval", "--device cpu"),
-        ("no room to predict", "--device cpu"),
-    ],
+    ("name", "hint"), [("no room to eval", "--device cpu"), ("no room to predict", "--device cpu")]
 )
 def test_too_little_memory_is_an_error_that_says_what_to_lower(ran: dict[str, Ran], name: str, hint: str) -> None:
     assert ran[name].code == 1

@@ -9,7 +9,8 @@ from typing import Final
 from vitpe.errors import VitpeError
 
 _HINTS: Final = {
-    "train": "lower --batch-size, keep the images elsewhere (--store disk), or choose a smaller --preset",
+    "train": "compute each batch in parts (--set train.micro_batch_size=8), keep the images elsewhere (--store disk),"
+    " or choose a smaller --preset",
     "viz-pe": "give fewer checkpoints, or lower --size",
     "draw": "draw fewer faces at a time",
 }

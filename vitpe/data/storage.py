@@ -14,11 +14,11 @@ from torch import Tensor
 from vitpe.data.batch import Batch, DecodedImages
 from vitpe.data.images import use_torchvision
 from vitpe.data.samples import OnProgress, Samples
+from vitpe.device import free_gpu_bytes
 from vitpe.launch import num_cpus
 
 STORES: Final = ("device", "memory", "disk")
 """Where images may be kept, by the room that they take: most first."""
-_DEVICE_SHARE: Final = 0.6  # of a GPU's free memory that the images may take; the rest is for training
 _MEMORY_SHARE: Final = 0.5  # of the machine's available memory
 _DECODED_LIMIT: Final = 1 << 30  # bytes: on a CPU, small splits stay decoded, larger ones are decoded again each epoch
 _CHUNK: Final = 64  # images that a thread reads in one go when a whole split is decoded up front
@@ -166,12 +166,19 @@ def _decode(samples: Samples, part: range, device: torch.device, on_progress: On
     return decoded
 
 
-def choose_store(samples: Samples, device: torch.device) -> str:
-    """ "device" where the decoded split fits beside training, else "memory" (encoded), else "disk"."""
+def num_decoded_bytes(samples: Samples) -> int:
+    """Of the whole split, decoded."""
     height, width = samples.stored_size
-    decoded = len(samples.names) * 3 * height * width
+    return len(samples.names) * 3 * height * width
+
+
+def choose_store(samples: Samples, device: torch.device, reserve: int = 0) -> str:
+    """ "device" where the decoded split leaves `reserve` bytes of a GPU's memory free, else "memory" (encoded), else
+    "disk".
+    """
+    decoded = num_decoded_bytes(samples)
     memory = _MEMORY_SHARE * _available_memory()
-    room = _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory
+    room = free_gpu_bytes(device) - reserve if device.type == "cuda" else memory
     if decoded <= (room if device.type == "cuda" else min(room, _DECODED_LIMIT)):
         return "device"
     encoded = samples.num_encoded_bytes()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 
 from vitpe.data.samples import OnProgress, Samples
-from vitpe.data.storage import STORES, ImageStore, choose_store
+from vitpe.data.storage import STORES, ImageStore
 from vitpe.training.workers import Workers
 
 
@@ -13,10 +13,9 @@ def open_together(
     samples: Samples, device: torch.device, where: str, workers: Workers, on_progress: OnProgress | None = None
 ) -> ImageStore:
     """The store of a split, of which every worker needs every image. Where they are kept decoded, each worker decodes
-    or draws a part and sends it to the others. where: as for ImageStore; "auto" is the same for all, so that it fits.
+    or draws a part and sends it to the others. where: one of STORES; where workers differ, what takes the least room.
     """
-    if where == "auto":
-        where = STORES[workers.all_max(STORES.index(choose_store(samples, device)))[0]]
+    where = STORES[workers.all_max(STORES.index(where))[0]]
     bounds = [len(samples.names) * rank // workers.world_size for rank in range(workers.world_size + 1)]
     parts = [range(*bound) for bound in pairwise(bounds)]
     store = ImageStore(samples, device, where, on_progress, parts[workers.rank])

@@ -104,8 +104,8 @@ def make_optimizers(
     if whitening is not None:
         whitened = WhitenedUpdates(model.patch_embed.proj, whitening)
         trained["patch_embed.proj.weight"] = whitened.change  # of two dimensions, for Muon
-    matrices = [parameter for name, parameter in trained.items() if _is_matrix(name, parameter)]
-    rest = [{"params": [p for name, p in trained.items() if not _is_matrix(name, p)], "weight_decay": 0.0}]
+    matrices = [parameter for name, parameter in trained.items() if is_matrix(name, parameter)]
+    rest = [{"params": [p for name, p in trained.items() if not is_matrix(name, p)], "weight_decay": 0.0}]
     if config.muon_lr is None:
         rest.append({"params": matrices, "weight_decay": config.weight_decay})
     device = model.cls_token.device
@@ -121,7 +121,8 @@ def make_optimizers(
     return Optimizers((muon, adamw), peaks, rates, whitened)
 
 
-def _is_matrix(name: str, parameter: Tensor) -> bool:
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon may update it."""
     maps = ("blocks.", "patch_embed.", "stem.", "query_pool.key.", "query_pool.value.")
     return name.startswith(maps) and parameter.ndim == 2
 

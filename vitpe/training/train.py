@@ -20,7 +20,7 @@ from vitpe.data.folds import SomeSamples
 from vitpe.data.label_table import tells_sides
 from vitpe.data.samples import Samples, fingerprint
 from vitpe.data.sources import describe, open_samples
-from vitpe.data.storage import ImageStore
+from vitpe.data.storage import ImageStore, choose_store, num_decoded_bytes
 from vitpe.device import describe_device
 from vitpe.errors import UsageError, VitpeError
 from vitpe.fields import changed_fields, to_json
@@ -39,7 +39,7 @@ from vitpe.training.budget import steps_within
 from vitpe.training.decoding import open_together
 from vitpe.training.forward import choose_precision
 from vitpe.training.loop import Reporter, RunContext, Trainer
-from vitpe.training.memory_needs import check_fits
+from vitpe.training.memory_needs import bytes_in_words, check_fits, memory_bytes, training_needs
 from vitpe.training.plan import Plan
 from vitpe.training.scoring import parts
 from vitpe.training.tracking import Tracker, Trackers
@@ -134,7 +134,7 @@ def train(
             reporter.note(line)
         plan = Plan.of(config.train, len(train_samples.names))
         config = _with_decided(config, train_samples, device)
-        _check_batch(plan, config, context)
+        _check_batch(plan, config, (train_samples, valid_samples), context)
         torch.manual_seed(config.train.seed)
         with reporter.doing("making the model"):
             model = VisionTransformer(config.model)
@@ -302,7 +302,7 @@ def _with_decided(config: RunConfig, samples: Samples, device: torch.device) -> 
     return replace(config, model=model, train=replace(config.train, precision=precision))
 
 
-def _check_batch(plan: Plan, config: RunConfig, context: RunContext) -> None:
+def _check_batch(plan: Plan, config: RunConfig, splits: tuple[Samples, Samples], context: RunContext) -> None:
     """UsageError unless a batch can be shared equally by the workers, and training may fit into the memory."""
     num_workers = context.workers.world_size
     if plan.batch_size % num_workers:
@@ -310,7 +310,9 @@ def _check_batch(plan: Plan, config: RunConfig, context: RunContext) -> None:
             f"batch size {plan.batch_size} cannot be shared by {num_workers} workers",
             "choose a multiple of the number of workers: --batch-size",
         )
-    check_fits(config.model, config.train, plan.batch_size // num_workers, context.device, config.train.precision)
+    on_gpu = context.device.type == "cuda" and config.data.store == "device"
+    images = sum(map(num_decoded_bytes, splits)) if on_gpu else 0
+    check_fits(config.model, config.train, plan.batch_size // num_workers, context.device, images)
 
 
 def initialize(
@@ -383,19 +385,30 @@ def _open_batches(
         context.reporter.prepared(done, total)
         context.stop.check(step)
 
+    def where(samples: Samples) -> str:
+        return choose_store(samples, device, needs.reserve) if config.data.store == "auto" else config.data.store
+
+    needs = training_needs(config.model, config.train, batch_size // workers.world_size, device.type)
+    free = memory_bytes(device)
     size, seed, keep = config.model.img_size, config.train.seed, config.train.patch_keep
     num_branches = 2 * config.model.depth if config.model.drop_path_rate else 0
     augmentation = Augmentation(seed, config.data.flip is not False, keep, config.model.num_patches, num_branches)
     shard = Shard(workers.rank, workers.world_size)
     members = () if groups is None else groups.members
-    store = open_together(train, device, config.data.store, workers, on_progress)
+    store = open_together(train, device, where(train), workers, on_progress)
     train_batches = Batches(store, size, batch_size, augmentation, shard, members)
     part = parts(len(valid.names), _VALID_BATCH_SIZE, workers.world_size)[workers.rank]
     mine = valid if len(part) == len(valid.names) else SomeSamples(valid, np.arange(part.start, part.stop))
     context.reporter.note(f"images: {_where(store.where, device)}")
+    if device.type == "cuda" and free is not None:
+        images, training = bytes_in_words(num_decoded_bytes(train)), bytes_in_words(needs.total)
+        context.reporter.note(
+            f"memory of {device}: {images} of images, decoded, and {training} to train, of {bytes_in_words(free)} that"
+            " were free"
+        )
     if not part:
         return train_batches, None
-    return train_batches, Batches(ImageStore(mine, device, config.data.store, on_progress), size, _VALID_BATCH_SIZE)
+    return train_batches, Batches(ImageStore(mine, device, where(mine), on_progress), size, _VALID_BATCH_SIZE)
 
 
 def _num_scored(valid: Samples, workers: Workers) -> int:
