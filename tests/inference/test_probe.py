@@ -1,6 +1,7 @@
 """`viz-pe --probe`: what a model loses without position, against changed checkpoints and what must change nothing."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -149,11 +150,15 @@ def test_the_table_along_the_history(run, tmp_path):
     records = probed(call_vitpe(*arguments))
     called = call_vitpe(*arguments, "--format", "table")
     assert called.code == 0, called.stderr
-    lines = [line.split() for line in called.stdout.splitlines()[-3:]]
-    assert [int(line[0]) for line in lines] == [record["step"] for record in records]
-    for line, record in zip(lines, records, strict=True):
-        lost = [100 * change["average_precision"]["difference"] for change in record["changes"]]
-        assert [float(cell) for cell in line[2:]] == pytest.approx(lost, abs=0.051)
+    text = called.stdout.replace("−", "-").splitlines()
+    for metric, end in (("accuracy", len(text) - 6), ("average_precision", len(text))):
+        lines = [re.findall(r"[-+]?[\d.]+", line) for line in text[end - 3 : end]]
+        assert [int(line[0]) for line in lines] == [record["step"] for record in records]
+        for line, record in zip(lines, records, strict=True):
+            lost = [of(record, name)[metric] for name in ("zeroed", "shuffled")]
+            shown = [100 * each[key] for each in lost for key in ("difference", "low", "high")]
+            expected = [100 * record["as_they_are"][metric]["value"], *shown]
+            assert [float(cell) for cell in line[1:]] == pytest.approx(expected, abs=0.051)
 
 
 def test_layers_know_what_the_embeddings_tell(run, tmp_path):

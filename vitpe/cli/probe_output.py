@@ -90,7 +90,7 @@ def draw_probe(probes: Sequence[PositionProbe], out: Path, cmap: str) -> None:
 
 
 def show_probe(probes: Sequence[PositionProbe]) -> None:
-    """The last one's table, and a line for each where there are several."""
+    """The last one's table, and where there are several, a line for each."""
     from vitpe.reporting.probe_table import history_table, probe_table
 
     console.show_table(probe_table(probes[-1]))

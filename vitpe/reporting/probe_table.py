@@ -20,7 +20,9 @@ from vitpe.text import printable
 
 RANKED_BY: Final = "shuffled"
 """The change whose losses say which attributes lose most: one that leaves each embedding as it was learned."""
+HISTORY_CHANGES: Final = ("zeroed", RANKED_BY)
 NUM_LOSERS: Final = 8
+_TITLES: Final = {"accuracy": "acc", "average_precision": "mAP"}
 _WIDTHS: Final = (5, 5, 14)
 _LOSS_STYLE: Final = "red"
 
@@ -38,24 +40,30 @@ def probe_table(probe: PositionProbe) -> RenderableType:
     return _ProbeTable(replace(probe, ablations=named))
 
 
-def history_table(probes: Sequence[PositionProbe]) -> Table:
-    """A line for each checkpoint: mAP, and what of it each change takes, so that one sees when position counts."""
-    table = ruled_table()
-    table.show_footer = False
-    table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("mAP", justify="right", no_wrap=True)
-    for change in CHANGES:
-        table.add_column(change.name, justify="right", min_width=5)
-    shown = FORMATS["average_precision"]
-    for probe in probes:
-        ablations = probe.ablations
-        cells = [Text(shown.text(ablations.means["average_precision"].value))]
-        for change in CHANGES:
-            lost = ablations.parts[change.name].mean_change["average_precision"]
-            style = _LOSS_STYLE if lost.exceeds and lost.value < 0 else "dim"
-            cells.append(Text(shown.text(float(lost.value), signed=True), style=style))
-        table.add_row("–" if probe.info.step is None else f"{probe.info.step:,}", *cells)
-    return table
+def history_table(probes: Sequence[PositionProbe]) -> RenderableType:
+    """A line for each checkpoint with what some changes take from its scores, so that one sees when position counts."""
+    return _HistoryTable(probes)
+
+
+@dataclass(frozen=True)
+class _HistoryTable:
+    probes: Sequence[PositionProbe]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        glyphs = glyphs_for(options)
+        for metric, title in _TITLES.items():
+            table = ruled_table()
+            table.show_footer = False
+            for heading in ("step", title, *(text for name in HISTORY_CHANGES for text in (name, "95 % interval"))):
+                table.add_column(heading, justify="right", no_wrap=True)
+            for probe in self.probes:
+                ablations = probe.ablations
+                cells = [Text(FORMATS[metric].text(ablations.means[metric].value, glyphs))]
+                for name in HISTORY_CHANGES:
+                    cells += _difference(metric, ablations.parts[name].mean_change[metric], (), glyphs)
+                table.add_row(glyphs.dash if probe.info.step is None else f"{probe.info.step:,}", *cells)
+            yield Text()
+            yield table
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class _ProbeTable:
         ablations = self.probe.ablations
         means = ablations.means
         chance = {"accuracy": means["majority_accuracy"].value, "average_precision": means["prevalence"].value}
-        table = _table("position embeddings", ("acc", "mAP"))
+        table = _table("position embeddings", tuple(_TITLES.values()))
 
         def row(name: str, values: Sequence[float], changes: Sequence[PairedDifference | None]) -> None:
             cells: list[RenderableType] = []
