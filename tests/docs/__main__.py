@@ -1,10 +1,12 @@
-"""`make docs`: draw the README's pictures, run its commands in a new folder, and write what they print into it.
+"""`make docs`: draw the README's pictures, run its commands in a new folder, and write what they print into it: about
+six minutes on two cores.
 
 The model that the outputs are of is the one that the README's own first command trains: tiny, on drawn faces.
 """
 
 import argparse
 import shutil
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tests.docs.model_picture import model_picture
 from tests.docs.readme import README, blocks, rewrite, run_on_terminal, run_script
+from tests.docs.trained_pictures import write_trained_pictures
 from tests.helpers import REPOSITORY
 from vitpe.celeba import SIZE
 from vitpe.config import DEFAULT_PRESET, PRESETS
@@ -65,6 +68,13 @@ def run_readme() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", action="store_true", help="only the pictures, which take seconds")
-    draw_pictures()
-    if not parser.parse_args().pictures:
-        run_readme()
+    parser.add_argument(
+        "--trained", nargs=2, type=Path, metavar=("RUN", "CELEBA"), help="only those of a model trained on photos"
+    )
+    asked = parser.parse_args()
+    if asked.trained:
+        write_trained_pictures(*asked.trained, ASSETS)
+    else:
+        draw_pictures()
+        if not asked.pictures:
+            run_readme()

@@ -123,7 +123,10 @@ Precision = Annotated[
 ]
 MapMethod = Annotated[
     Literal["occlusion", "relevance", "attention"],
-    typer.Option(help="relevance: gradients, faster for large models; attention: where attribute queries look."),
+    typer.Option(
+        metavar="METHOD",
+        help="occlusion; relevance: gradients, faster for large models; attention: where attribute queries look.",
+    ),
 ]
 
 
