@@ -54,6 +54,7 @@ class Heartbeat:
         self._told_since = -1.0
         self._told: set[str] = set()
         self._failed = False
+        self._others_failure: int | None = None  # the exit code of a worker that failed
         self._stopped = threading.Event()
 
     @contextmanager
@@ -100,9 +101,19 @@ class Heartbeat:
         self._failed = True
         kind = "failed" if code < 128 else "stopped"
         _ask_store(lambda: self._store.set(kind, str(code)))
+        _ask_store(lambda: self._store.set(f"knows/{self._rank}", ""))
+        if kind == "failed" and self._rank in self._store_hosts:
+            self._wait_until_known()
         if isinstance(error, VitpeError) and not self._is_first_to_report(error.message):
             return SystemExit(code)
         return error
+
+    def _wait_until_known(self) -> None:
+        """With this process ends the store, by which the others learn that it failed and was not killed."""
+        deadline = time.monotonic() + 3 * _BEAT_SECONDS
+        keys = [f"knows/{rank}" for rank in self._others]
+        while time.monotonic() < deadline and not _ask_store(lambda: self._store.check(keys)):
+            time.sleep(0.02)
 
     def _after_lost_connection(self) -> BaseException:
         """Another worker closed its connections. If it does not report a failure within seconds, it was killed."""
@@ -129,6 +140,8 @@ class Heartbeat:
 
     def _failure(self) -> int | None:
         """The exit code of a worker that failed or was stopped, None while there is none."""
+        if self._others_failure is not None:
+            return self._others_failure
         for kind in ("failed", "stopped"):
             if self._store.check([kind]):
                 return int(self._store.get(kind))
@@ -167,7 +180,9 @@ class Heartbeat:
         """Send a heartbeat, read the others'. Returns the exit code of a worker that failed, 0 for none."""
         self._beat()
         if self._store.check(["failed"]):
-            return int(self._store.get("failed"))
+            self._others_failure = int(self._store.get("failed"))
+            self._store.set(f"knows/{self._rank}", "")
+            return self._others_failure
         if time.monotonic() - self._since > _silent_seconds():
             shown = self._store.multi_get([f"beat/{rank}" for rank in self._others])
             for rank, value in zip(self._others, shown, strict=True):
