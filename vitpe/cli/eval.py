@@ -1,11 +1,13 @@
 """`vitpe eval`: a checkpoint or answers → scores, groups, labels to doubt."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from vitpe.cli.completion import attributes_of_model, sort_columns
+from vitpe.cli.eval_files import EvalFiles
 from vitpe.cli.options import (
     Checkpoints,
     Device,
@@ -16,6 +18,7 @@ from vitpe.cli.options import (
     choose_format,
     data_option,
     format_option,
+    names_of,
 )
 from vitpe.errors import UsageError
 
@@ -108,15 +111,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a checkpoint, attribute by attribute. Accuracy is shown beside that of the majority answer."""
-    from vitpe.inference.groups import parse_by
-    from vitpe.reporting.group_records import check_sort
-    from vitpe.reporting.metric_formats import sort_key
-
     kind = choose_format(output, ("table", "json", "csv"))
+    files = EvalFiles(report, gallery, suspects, maps, answers)
     if maps is None and map_method != "occlusion":
         raise UsageError(f"--map-method {map_method} without --maps", "name a file for the picture: --maps FILE.png")
     if from_answers is not None:
-        given = {
+        runs_a_model = {
             "a checkpoint": checkpoints,
             "--data": data,
             "--labels": labels,
@@ -132,13 +132,7 @@ def evaluate(
             "--maps": maps,
             "--answers": answers,
         }
-        if needless := [name for name, value in given.items() if value]:
-            raise UsageError(f"--from-answers with {needless[0]}", "leave one out: no model runs on answers")
-        if gallery is not None:
-            raise UsageError(
-                "--from-answers with --gallery, and answers hold no images",
-                f"name the checkpoint: vitpe eval RUN --gallery {gallery}",
-            )
+        _check_from_answers(runs_a_model, gallery)
     named = len(checkpoints or ())
     if named not in ((2,) if compare else (0, 1)):
         hint = "name two: vitpe eval --compare A B" if compare else "name one, or compare two: vitpe eval --compare A B"
@@ -146,45 +140,21 @@ def evaluate(
     if (fit is None) != (out is None):
         given_alone, needed = ("--fit head", "--out NEW.safetensors") if out is None else (f"--out {out}", "--fit head")
         raise UsageError(f"{given_alone} without {needed.split()[0]}", f"give both: {needed}")
-    if compare and fit is not None:
-        raise UsageError("--compare with --fit", "fit one checkpoint, then compare both")
-    if compare and suspects is not None:
-        raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
-    if compare and (report is not None or (sort is not None and kind != "table")):
-        raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
-    of_one = {"--answers": answers, "--attributes": attributes, "--gallery": gallery, "--maps": maps}
-    if compare and (needless := [name for name, value in of_one.items() if value is not None]):
-        raise UsageError(f"--compare has no {needless[0]}", "score one checkpoint at a time")
+    if compare:
+        _check_comparison(files, fit, attributes, sort_of_records=sort is not None and kind != "table")
+
+    from vitpe.inference.groups import parse_by
+
     terms = {} if by is None else parse_by(by)
-    by_difference = compare and sort in ("difference", "-difference")
-    if compare and terms and sort is not None and not by_difference:
-        raise UsageError(f"--compare with --by cannot sort by {sort}", "sort by difference, or -difference")
-    if terms and not by_difference:
-        check_sort(sort)
-    elif not by_difference:
-        sort_key(sort)  # which says at once when there is no such column
+    _check_sort(sort, compare, bool(terms))
 
     from vitpe.cli import console
-    from vitpe.cli.eval_output import show_answers, show_comparison, store_answers, stored_answers, write_gallery
+    from vitpe.cli.eval_output import show_answers, show_comparison, stored_answers
     from vitpe.inference.eval_options import EvalOptions, plan
-    from vitpe.outputs import check_distinct, check_new, check_output
     from vitpe.runs.find import default_run
 
-    if report is not None:
-        check_output(report, (".png", ".html"), "--report")
-    if maps is not None:
-        check_output(maps, ".png", "--maps")
-    if gallery is not None:
-        check_output(gallery, (".html", ".png"), "--gallery")
-    if suspects is not None:
-        check_new(suspects, ".csv", "--suspects")
-    if answers is not None:
-        from vitpe.reporting.answer_files import check_answers_file
-
-        check_answers_file(answers)
-    outputs = {"--report": report, "--gallery": gallery, "--suspects": suspects, "--maps": maps, "--answers": answers}
-    check_distinct(outputs)
-    chosen = None if attributes is None else [name.strip() for name in attributes.split(",")]
+    files.check()
+    chosen = names_of(attributes)
     options = EvalOptions(
         data=data,
         labels=labels,
@@ -216,15 +186,47 @@ def evaluate(
         results = run(planned, select_device(device), counters)
     if compare:
         show_comparison(results[0], results[1], terms, kind, sort)
-    else:
-        found = results[0].answers()
-        shown = found if chosen is None else found.only(chosen)
-        show_answers(shown, terms, kind, sort, report, suspects)
-        if answers is not None:  # before what opens images again, and may fail
-            store_answers(answers, found)
-        if gallery is not None:
-            write_gallery(gallery, shown)
-        if maps is not None:
-            from vitpe.cli.map_output import store_mean_maps
+        return
+    found = results[0].answers()
+    shown = found if chosen is None else found.only(chosen)
+    show_answers(shown, terms, kind, sort, report, suspects)
+    files.write(results[0], found, shown)
 
-            store_mean_maps(maps, results[0], shown.attributes)
+
+def _check_from_answers(runs_a_model: Mapping[str, object], gallery: Path | None) -> None:
+    """runs_a_model: options of a model, which a file of answers does without, and whether they are given."""
+    if needless := [name for name, given in runs_a_model.items() if given]:
+        raise UsageError(f"--from-answers with {needless[0]}", "leave one out: no model runs on answers")
+    if gallery is not None:
+        raise UsageError(
+            "--from-answers with --gallery, and answers hold no images",
+            f"name the checkpoint: vitpe eval RUN --gallery {gallery}",
+        )
+
+
+def _check_comparison(files: EvalFiles, fit: str | None, attributes: str | None, *, sort_of_records: bool) -> None:
+    """What two checkpoints are not compared with."""
+    if fit is not None:
+        raise UsageError("--compare with --fit", "fit one checkpoint, then compare both")
+    if files.suspects is not None:
+        raise UsageError("--compare has no --suspects", "ask one model: vitpe eval RUN --suspects FILE.csv")
+    if files.report is not None or sort_of_records:
+        raise UsageError("--compare has no --report, and --sort for its table only", "leave the other out")
+    of_one = {"--answers": files.answers, "--attributes": attributes, "--gallery": files.gallery, "--maps": files.maps}
+    if needless := [name for name, given in of_one.items() if given is not None]:
+        raise UsageError(f"--compare has no {needless[0]}", "score one checkpoint at a time")
+
+
+def _check_sort(sort: str | None, compare: bool, by_groups: bool) -> None:
+    """That there is such a column."""
+    from vitpe.reporting.group_records import check_sort
+    from vitpe.reporting.metric_formats import sort_key
+
+    if compare and sort in ("difference", "-difference"):
+        return
+    if compare and by_groups and sort is not None:
+        raise UsageError(f"--compare with --by cannot sort by {sort}", "sort by difference, or -difference")
+    if by_groups:
+        check_sort(sort)
+    else:
+        sort_key(sort)

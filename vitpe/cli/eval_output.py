@@ -107,31 +107,6 @@ def _show_group_comparison(first: EvalResult, second: EvalResult, terms: Terms, 
     )
 
 
-def write_gallery(path: Path, answers: Answers) -> None:
-    """The images that a model mixes up, as a page or a picture."""
-    from vitpe.reporting.gallery import Gallery, gallery_html
-
-    gallery = Gallery.of(answers)
-    if path.suffix.lower() == ".html":
-        data = gallery_html(gallery).encode()
-    else:
-        from vitpe.reporting.gallery_picture import gallery_png
-
-        data = gallery_png(gallery)
-    write_atomic(path, data)
-    for note in (gallery.note(), gallery.notice):
-        if note is not None:
-            console.show_note(note if note != gallery.notice else f"{path}: {note}")
-
-
-def store_answers(path: Path, answers: Answers) -> None:
-    """Write them to a file whose name says in which form."""
-    from vitpe.reporting.answer_files import answers_bytes
-
-    write_atomic(path, answers_bytes(answers, path.suffix.lower()))
-    console.show_note(f"wrote {len(answers.names):,} answers to {path}")
-
-
 def stored_answers(path: Path, threshold: float | None) -> Answers:
     """Those of a file, and a note of what was assumed. threshold: for all attributes, None for the file's own."""
     from vitpe.reporting.answer_files import read_answers

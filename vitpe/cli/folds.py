@@ -22,7 +22,7 @@ def train_folds(
     resume: finished runs are left as they are, one that was stopped goes on, and those that never began are begun as
     the first was.
     """
-    from vitpe.cli.eval_output import store_answers
+    from vitpe.cli.eval_files import store_answers
     from vitpe.cli.progress import TrainReporter
 
     first = folder / "fold-1"
