@@ -159,9 +159,10 @@ class DataConfig:
         number, num_folds = self.fold or (1, 2)
         require(number <= num_folds > 1, f"fold is {number} of {num_folds}", "there must be two folds, and that one")
         chosen = () if self.attributes is None else self.attributes
+        fault = "name none" if not chosen else "name one twice" if all(chosen) else "have an empty name"
         require(
-            self.attributes is None or (bool(chosen) and len(set(chosen)) == len(chosen)),
-            f"attributes {brief(', '.join(chosen))!r} {'name one twice' if chosen else 'name none'}",
+            self.attributes is None or (bool(chosen) and all(chosen) and len(set(chosen)) == len(chosen)),
+            f"attributes {brief(', '.join(chosen))!r} {fault}",
             "name each once: --attributes Smiling,Male",
         )
 
@@ -304,9 +305,11 @@ def _nearest(key: str, known: list[str]) -> str:
     import difflib  # only errors need it
 
     names = {name.partition(".")[2]: name for name in known}
-    meant = difflib.get_close_matches(key, known, 1) or [
-        names[name] for name in difflib.get_close_matches(key.rpartition(".")[2], names, 1)
-    ]
+    section, _, asked = key.rpartition(".")
+    meant = [whole for name, whole in names.items() if asked in (name, *name.split("_"))]  # lr: muon_lr, adamw_lr
+    meant.sort(key=lambda whole: not whole.startswith(f"{section}."))
+    meant = meant or difflib.get_close_matches(key, known, 1)
+    meant = meant or [names[name] for name in difflib.get_close_matches(asked, names, 1)]
     section = (meant[0] if meant else key).partition(".")[0]
     there = [name for name in known if name.startswith(f"{section}.")] or known
     return f"{f'did you mean {meant[0]}? ' if meant else ''}there are {', '.join(there)}"

@@ -2,8 +2,9 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +31,9 @@ from vitpe.config import FOLDS, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, RunConfig, Tra
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.launch import read_launch
+
+if TYPE_CHECKING:
+    from vitpe.training.train import TrainResult
 
 EXAMPLES = (
     "vitpe train\nvitpe train --data celeba --epochs 10\nvitpe train --resume\n"
@@ -131,24 +135,10 @@ def train(
     if launch.world_size > 1:  # torch logs a lost connection with its call stack; the error says it in a line
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     init, grid = check_init(init, init_grid, resume)
-    in_range("--minutes", minutes, Bounds(0, 1_000_000, above=True))
-    if minutes is not None:
-        for option, other in (("--epochs", epochs), ("--steps", steps), ("--resume", resume or None)):
-            if other is not None:
-                raise UsageError(
-                    f"--minutes with {option}", "leave one out; a run is resumed to the steps that it began with"
-                )
-    from vitpe.runs.folder import RunFolder
-
-    in_range("--folds", folds, Bounds(2, FOLDS.high))
-    of_folds = folds is not None or (resume and run is not None and RunFolder(run / "fold-1").exists)
-    if of_folds:
-        others = {"--init": init, "--minutes": minutes, "--log": log, "several workers": launch.world_size > 1}
-        if needless := [name for name, value in others.items() if value]:
-            raise UsageError(f"--folds with {needless[0]}", "leave one out")
-        if run is None:
-            raise UsageError("--folds without --run", "name the folder of the runs: --run runs/folds")
-    elif resume:
+    _check_minutes(minutes, {"--epochs": epochs, "--steps": steps, "--resume": resume or None})
+    others = {"--init": init, "--minutes": minutes, "--log": log, "several workers": launch.world_size > 1}
+    folder_of_folds = _folder_of_folds(folds, run, resume, others)
+    if resume and folder_of_folds is None:
         run = run_to_resume(run)
     given = {
         "data.data": data,
@@ -166,15 +156,14 @@ def train(
         "train.seed": seed,
         "train.keep": keep,
     }
-    if of_folds and run is not None:
+    if folder_of_folds is not None:
         from vitpe.cli.folds import train_folds
 
         def configured(to_resume: Path | None) -> RunConfig:
             return configure(given, settings or [], preset_name, repeat, to_resume)
 
-        train_folds(configured, folds, run, device, resume)
+        train_folds(configured, folds, folder_of_folds, device, resume)
         return
-    from vitpe.cli.run_output import REPORT
     from vitpe.cli.trackers import make_trackers
 
     trackers = make_trackers(log or [])
@@ -185,7 +174,7 @@ def train(
 
         check_source(config.data, config.model.img_size)
 
-    from vitpe.cli.console import show_note, show_summary
+    from vitpe.cli.console import show_note
     from vitpe.cli.progress import TrainReporter
 
     with TrainReporter(quiet=launch.rank > 0) as reporter:
@@ -208,13 +197,42 @@ def train(
                 minutes=minutes,
             )
     if launch.rank == 0:
-        best = result.best
-        if best is not None:
-            show_note(f"best: {best.file}, of step {best.step:,}, valid accuracy {best.accuracy:.4f}")
-        name = shlex.quote(str(result.folder))
-        show_note(f"curves: {result.folder / REPORT}")
-        show_note(f"next: vitpe eval {name}, and look at it: vitpe viz-pe {name}")
-        summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
-        if best is not None:
-            summary["best"] = {"file": str(best.file), "step": best.step, "mean_accuracy": best.accuracy}
-        show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
+        _show(result)
+
+
+def _check_minutes(minutes: float | None, others: Mapping[str, object]) -> None:
+    """others: options that say how long to train, too, None where not given."""
+    in_range("--minutes", minutes, Bounds(0, 1_000_000, above=True))
+    if minutes is not None and (given := [option for option, value in others.items() if value is not None]):
+        raise UsageError(
+            f"--minutes with {given[0]}", "leave one out; a run is resumed to the steps that it began with"
+        )
+
+
+def _folder_of_folds(folds: int | None, run: Path | None, resume: bool, others: Mapping[str, object]) -> Path | None:
+    """Of the runs that --folds asks for, or that are resumed; None for a single run. others: what has no folds."""
+    from vitpe.runs.folder import RunFolder
+
+    in_range("--folds", folds, Bounds(2, FOLDS.high))
+    if folds is None and not (resume and run is not None and RunFolder(run / "fold-1").exists):
+        return None
+    if needless := [name for name, value in others.items() if value]:
+        raise UsageError(f"--folds with {needless[0]}", "leave one out")
+    if run is None:
+        raise UsageError("--folds without --run", "name the folder of the runs: --run runs/folds")
+    return run
+
+
+def _show(result: "TrainResult") -> None:
+    """What is best, where it lies, and what to do next."""
+    from vitpe.cli.console import show_note, show_summary
+    from vitpe.cli.run_output import REPORT
+
+    summary = {"run": str(result.folder), "step": result.step, "valid": result.scores}
+    if best := result.best:
+        show_note(f"best: {best.file}, of step {best.step:,}, valid accuracy {best.accuracy:.4f}")
+        summary["best"] = {"file": str(best.file), "step": best.step, "mean_accuracy": best.accuracy}
+    name = shlex.quote(str(result.folder))
+    show_note(f"curves: {result.folder / REPORT}")
+    show_note(f"next: vitpe eval {name}, and look at it: vitpe viz-pe {name}")
+    show_summary(summary, [f"{key}: {value:.4f}" for key, value in (result.scores or {}).items()])
