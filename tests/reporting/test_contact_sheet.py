@@ -17,7 +17,7 @@ from tests.helpers.browser import PHONE, WIDE, needs_browser, visit
 from tests.helpers.in_process import read_jsonl
 from vitpe.celeba import ATTRIBUTES, MEAN, PREVALENCE, STD
 from vitpe.config import ModelConfig
-from vitpe.inference.predictions import Prediction
+from vitpe.inference.predictions import FoundFace, Prediction
 from vitpe.reporting.contact_sheet import MAX_CHOSEN, MAX_IMAGES, NUM_TELLING, ContactSheet, sheet_html
 from vitpe.reporting.contact_sheet_picture import sheet_png
 from vitpe.reporting.page import stored_data
@@ -172,6 +172,16 @@ def test_names_of_all_kinds_and_images_that_cannot_be_read_have_a_place(recwarn)
     assert (images[7]["jpeg"], images[7]["shown"], images[7]["error"]) == (None, [], "word " * 200)
     assert not recwarn.list
     assert sheet_png(sheet_of(answers[-3:], ".png"))
+
+
+def test_faces_of_a_photo_are_told_apart():
+    faces = [replace(answer(number, file="many.jpg"), face=FoundFace(2, number)) for number in (1, 2)]
+    sheet = sheet_of(
+        [*faces, replace(answer(file="one.jpg"), face=FoundFace(1, 1)), Prediction("cup", face=FoundFace())]
+    )
+    images = stored_data(sheet_html(sheet))["images"]
+    assert [image["file"] for image in images] == ["many.jpg, face 1 of 2", "many.jpg, face 2 of 2", "one.jpg", "cup"]
+    assert images[3]["error"] == "no face found"
 
 
 VISIT = """

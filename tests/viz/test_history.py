@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from tests.helpers.viz_history import (
     write_header,
     write_safetensors,
 )
+from vitpe.celeba import LEFT_EYE, RIGHT_EYE
+from vitpe.config import DataConfig, Fit
+from vitpe.data.fitting import Fitting
 from vitpe.errors import UsageError, VitpeError
 from vitpe.model.facts import parse_grid
 from vitpe.viz.face import face_geometry
@@ -361,8 +365,30 @@ def test_eyes_mirror_each_other_at_any_patch_size():
         assert face is not None
         last = 176 // patch_size - 1
         assert sorted((row, last - column) for row, column in face.right_eye) == sorted(face.left_eye)
-    assert face_geometry((224, 224), 16) is None
     assert face_geometry((32, 32), 16) is None
+
+
+@pytest.mark.parametrize("fit", get_args(Fit))
+@pytest.mark.parametrize("img_size", [(208, 176), (224, 224), (104, 88), (64, 64), (96, 208)])
+def test_the_eyes_lie_where_the_model_sees_them(img_size, fit):
+    """A spot at each eye of an image of CelebA's size, looked for in what the model gets of the image."""
+    face = face_geometry(img_size, 4, fit)
+    assert face is not None
+    for (x, y), centre in zip((LEFT_EYE, RIGHT_EYE), (face.left_eye_centre, face.right_eye_centre), strict=True):
+        image = np.zeros((3, 218, 178), np.uint8)
+        image[:, y - 3 : y + 4, x - 3 : x + 4] = 255
+        spot = Fitting.of(DataConfig(fit=fit, mean=(0, 0, 0)), img_size).view(image)[0].astype(float)
+        found = [(spot.sum(axis=1 - axis) @ (np.arange(img_size[axis]) + 0.5)) / spot.sum() for axis in (0, 1)]
+        assert centre == pytest.approx((found[0] / 4, found[1] / 4), abs=0.12)
+
+
+def test_pictures_of_a_run_know_how_its_images_were_fitted(tmp_path):
+    files = [
+        write_checkpoint(tmp_path / f"{fit}.safetensors", face_embeddings(0.5), 1, fit=fit) for fit in get_args(Fit)
+    ]
+    faces = [read_checkpoint(path).face for path in files]
+    assert faces == [face_geometry((208, 176), 16, fit) for fit in get_args(Fit)]
+    assert faces[0] != faces[1] != faces[2]
 
 
 def test_evenly_keeps_both_ends():

@@ -59,6 +59,23 @@ class Fitting:
         """uint8 (3, H, W) RGB of any size → (3, *img_size), what a model is given outside training."""
         return center_crop(self(image), self.img_size)
 
+    def place(self, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where `view` puts what is in an image of `size`: (factor, shift) for rows, and for columns; what is c pixels
+        from the image's edge is factor * c + shift from the view's.
+        """
+        if self.fit == "crop":
+            scale = min(size[0] / self.stored_size[0], size[1] / self.stored_size[1])
+            parts = [max(1, round(side * scale)) for side in self.stored_size]
+            factors = [stored / part for stored, part in zip(self.stored_size, parts, strict=True)]
+            starts = [(side - part) // 2 for side, part in zip(size, parts, strict=True)]
+            margins = [(stored - seen) // 2 for stored, seen in zip(self.stored_size, self.img_size, strict=True)]
+            shifts = [-factor * start - m for factor, start, m in zip(factors, starts, margins, strict=True)]
+        else:
+            shown = self._shown(*size)
+            factors = [part / side for part, side in zip(shown, size, strict=True)]
+            shifts = [round((seen - part) / 2) for seen, part in zip(self.img_size, shown, strict=True)]
+        return (factors[0], shifts[0]), (factors[1], shifts[1])
+
     @property
     def border(self) -> tuple[int, ...]:
         """(R, G, B) of borders, 0 to 255: what normalisation turns into nearly 0."""

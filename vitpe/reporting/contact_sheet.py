@@ -36,6 +36,12 @@ class Tile:
     jpeg: bytes | None
     shown: tuple[str, ...]
 
+    @property
+    def which_face(self) -> str:
+        """Which of several faces it is, to stand after the file's name."""
+        face = self.prediction.face
+        return "" if face is None or face.count < 2 else f", face {face.number} of {face.count}"
+
 
 @dataclass
 class ContactSheet:
@@ -108,7 +114,7 @@ def sheet_html(sheet: ContactSheet) -> str:
     def image(tile: Tile) -> dict[str, Any]:
         probs, present = tile.prediction.probs, tile.prediction.present
         return {
-            "file": printable(tile.prediction.file),
+            "file": printable(tile.prediction.file) + tile.which_face,
             "jpeg": None if tile.jpeg is None else base64.b64encode(tile.jpeg).decode("ascii"),
             "probs": [round(probs[name], 4) if name in probs else None for name in names],
             "present": [places[name] for name in present],

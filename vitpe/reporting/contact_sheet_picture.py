@@ -46,7 +46,7 @@ def sheet_png(sheet: ContactSheet) -> bytes:
         _draw_image(picture, tile, (left, top), (width, height))
         top += height + 5
         name = Path(tile.prediction.file).name or tile.prediction.file
-        draw.text((left, top), _shorten(printable(name), 12, _WIDTH), _MUTED, _font(12))
+        draw.text((left, top), _shorten(printable(name) + tile.which_face, 12, _WIDTH), _MUTED, _font(12))
         top += _FILE - 5
         for attribute in tile.shown:
             _draw_attribute(draw, tile, attribute, rates.get(attribute), (left, top))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from vitpe.config import PRESETS, DataConfig, Fit, ModelConfig
 from vitpe.data.fitting import Fitting
@@ -125,8 +125,8 @@ class HistoryInfo:
     """What pictures of position embeddings need of a CheckpointInfo, and all that a file must say to be drawn.
 
     grid_size: (rows, columns) of patches. img_size (height, width), patch_size: in pixels; None where they are not
-    said, or are not those of grid_size. valid_accuracy: in [0, 1]. model_name: the preset of the model's shape, or the
-    shape; None where it is not said.
+    said, or are not those of grid_size. fit: `data.fit`. valid_accuracy: in [0, 1]. model_name: the preset of the
+    model's shape, or the shape; None where it is not said.
     """
 
     step: int
@@ -135,6 +135,7 @@ class HistoryInfo:
     img_size: tuple[int, int] | None = None
     patch_size: int | None = None
     data_source: str | None = None
+    fit: Fit = "crop"
     valid_accuracy: float | None = None
     model_name: str | None = None
 
@@ -197,7 +198,8 @@ def parse_history(metadata: Mapping[str, str], path: Path) -> HistoryInfo | None
     source = values.get("data_source")
     data_source = source if isinstance(source, str) else None
     name = _model_name(values.get("model"))
-    return HistoryInfo(step, seen, grid_size, img_size, patch_size, data_source, valid_accuracy, name)
+    fit: Fit = values["fit"] if values.get("fit") in get_args(Fit) else "crop"
+    return HistoryInfo(step, seen, grid_size, img_size, patch_size, data_source, fit, valid_accuracy, name)
 
 
 def _model_name(model: Any) -> str | None:

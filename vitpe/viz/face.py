@@ -1,18 +1,21 @@
 """Where the parts of an aligned face lie in the grid of patches.
 
 CelebA's aligned images are 178 wide and 218 high; the alignment puts the eyes' centres at (x, y) = (69, 111) and
-(108, 111). Left and right are the image's, not the person's. The model sees the centre crop, which is also the mean of
-the random crops of training.
+(108, 111). Left and right are the image's, not the person's. The model sees the middle of what an image is fitted to,
+which is also the mean of the random crops of training.
 """
 
 from dataclasses import dataclass
 
 from vitpe.celeba import LEFT_EYE, RIGHT_EYE, SIZE
+from vitpe.config import DataConfig, Fit
+from vitpe.data.fitting import Fitting
 
 # An eye's opening is about 30 mm wide and 10 mm high where the pupils are 63 mm apart.
 EYE_SIZE = (10 / 63 * (RIGHT_EYE[0] - LEFT_EYE[0]), 30 / 63 * (RIGHT_EYE[0] - LEFT_EYE[0]))
 # A row or column of patches belongs to an eye when the eye takes this share of it, or it this share of the eye.
 MIN_SHARE = 0.25
+MIN_APART = 2  # patches between the eyes' centres: what is nearer is alike as all neighbours are
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,18 @@ class FaceGeometry:
         return min(self.left_eye, key=lambda patch: (patch[1], abs(patch[0] + 0.5 - self.left_eye_centre[0])))
 
 
-def face_geometry(img_size: tuple[int, int], patch_size: int) -> FaceGeometry | None:
-    """The eyes' patches in the centre crop of `img_size` (height, width) from a CelebA image.
+def face_geometry(img_size: tuple[int, int], patch_size: int, fit: Fit = "crop") -> FaceGeometry | None:
+    """The eyes' patches in what a model of `img_size` (height, width) sees of a CelebA image. fit: `data.fit`.
 
-    None when the crop is larger than the image, as then it was resized, or when it cuts off an eye.
+    None when an eye is cut off, or the patches are too large to tell one eye from the other.
     """
-    top, left = ((stored - size) / 2 for stored, size in zip(SIZE, img_size, strict=True))
-    if top < 0 or left < 0:
-        return None
+    (y_scale, top), (x_scale, left) = Fitting.of(DataConfig(fit=fit), img_size).place(SIZE)
     # The centre of pixel x is x + 0.5 from the image's edge.
-    centres = [((y + 0.5 - top) / patch_size, (x + 0.5 - left) / patch_size) for x, y in (LEFT_EYE, RIGHT_EYE)]
-    height, width = EYE_SIZE[0] / patch_size, EYE_SIZE[1] / patch_size
+    centres = [
+        ((y_scale * (y + 0.5) + top) / patch_size, (x_scale * (x + 0.5) + left) / patch_size)
+        for x, y in (LEFT_EYE, RIGHT_EYE)
+    ]
+    height, width = y_scale * EYE_SIZE[0] / patch_size, x_scale * EYE_SIZE[1] / patch_size
     num_rows, num_columns = img_size[0] // patch_size, img_size[1] // patch_size
     eyes = [
         tuple(
@@ -50,8 +54,9 @@ def face_geometry(img_size: tuple[int, int], patch_size: int) -> FaceGeometry | 
         )
         for centre in centres
     ]
+    apart = centres[1][1] - centres[0][1] >= MIN_APART
     whole = all(0 <= row < num_rows and 0 <= column < num_columns for row, column in centres)
-    if not whole or not all(eyes):
+    if not whole or not apart or not all(eyes):
         return None
     return FaceGeometry(eyes[0], eyes[1], centres[0], centres[1])
 

@@ -171,7 +171,7 @@ def _face(info: HistoryInfo) -> FaceGeometry | None:
     """Only data sources with CelebA's alignment have their eyes in a known place."""
     if info.data_source not in ("celeba", DRAWN_FACES) or info.img_size is None or info.patch_size is None:
         return None
-    return face_geometry(info.img_size, info.patch_size)
+    return face_geometry(info.img_size, info.patch_size, info.fit)
 
 
 def _without_final_model(folder: Sequence[Checkpoint], note: Callable[[str], None]) -> list[Checkpoint]:
