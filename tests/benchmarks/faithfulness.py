@@ -22,7 +22,6 @@ A table, then a line of JSON.
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from vitpe.data.samples import Samples, stored_size
 from vitpe.data.sources import open_samples
 from vitpe.inference.maps import map_values
 from vitpe.inference.torch_engine import TorchEngine
+from vitpe.launch import num_cpus
 from vitpe.metrics.thresholds import sigmoid
 from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import CheckpointInfo
@@ -140,7 +140,7 @@ def subjects_of(engine: TorchEngine, info: CheckpointInfo, images: Sequence[Pixe
 
 def at_once(engine: TorchEngine, work: Callable[[T], R], parts: Sequence[T], doing: str) -> Iterator[R]:
     """work of each part in order; on a CPU each core has one of its own, as the engine computes with one thread."""
-    with ThreadPoolExecutor((os.cpu_count() or 1) if engine.in_workers else 1) as pool:
+    with ThreadPoolExecutor(num_cpus() if engine.in_workers else 1) as pool:
         found: Iterable[R] = pool.map(work, parts)
         yield from track(found, doing, len(parts), console=Console(stderr=True))
 

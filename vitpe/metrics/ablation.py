@@ -1,12 +1,15 @@
 """What a model loses when a part of it is taken away: its scores before and after, on the same images."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vitpe.launch import num_cpus
 from vitpe.metrics.comparison import PairedDifference
 from vitpe.metrics.scores import (
     NUM_RESAMPLES,
@@ -21,6 +24,7 @@ from vitpe.metrics.scores import (
 
 ABLATION_METRICS: Final = ("accuracy", "average_precision")
 """The metrics that an ablation is measured by."""
+_MAX_THREADS: Final = 8  # each holds some tens of megabytes, of thousands of images
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,14 @@ def measure_ablations(
         for metric in (*ABLATION_METRICS, "majority_accuracy", "prevalence")
     }
     values = {metric: scores[metric] for metric in ABLATION_METRICS}
+    # numpy's work on whole arrays lets other threads run: each draw is a core's.
+    resampled = partial(bootstrap, labels=labels, thresholds=thresholds, num_resamples=num_resamples, seed=seed)
+    with ThreadPoolExecutor(min(num_cpus(), _MAX_THREADS)) as pool:
+        replicates_of = {name: [pool.submit(resampled, probs) for probs in draws] for name, draws in without.items()}
     parts = {}
     for name, draws in without.items():
         found = [score(probs, labels, attributes, thresholds, num_resamples=0) for probs in draws]
-        after = [bootstrap(probs, labels, thresholds, num_resamples=num_resamples, seed=seed) for probs in draws]
+        after = [each.result() for each in replicates_of[name]]
         changes = {}
         mean_changes = {}
         for metric in ABLATION_METRICS:
