@@ -105,7 +105,7 @@ def sheet_png(tiles: Sequence[Pixels], labels: Sequence[str], title: str, note: 
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         row, column = divmod(number, columns)
         left, top = _GAP + column * (width + _GAP), _TITLE + row * (_LABEL + height + _GAP)
-        text(left, top + 18, label, 10, INK)
+        text(left, top + 18, label, 10 if size < 1.3 else 12, INK)
         figure.figimage(tile, left, total_height - top - _LABEL - height, origin="upper")
     text(_GAP, total_height - 14, note, 8.5 * size, MUTED)
     data = io.BytesIO()

@@ -47,8 +47,8 @@ def attention_picture(probe: PositionProbe, palette: Palette, scale: int | None 
 
     sheet.text(MARGIN, MAPS - 52, "Attention from position alone", 14.5, weight="bold")
     text = (
-        "The first block's attention where every patch has the same content, the mean of all, and only the embeddings"
-        " differ. Each small map stands where the patch that looks stands."
+        "The first block's attention where every patch has the same content, the mean of all, and only its place"
+        " differs. Each small map stands where the patch that looks stands."
     )
     sheet.text(MARGIN, MAPS - 34, shorten(text, 12, width - 2 * MARGIN), 12, MUTED)
     times = heads * heads.shape[-1]

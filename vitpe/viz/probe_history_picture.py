@@ -38,7 +38,8 @@ def probe_history_picture(probes: Sequence[PositionProbe], scale: int | None = N
     steps = [probe.info.step or 0 for probe in probes]
     width = 2 * MARGIN + 3 * WIDTH + 2 * GAP
     depth = len(probes[0].layers.distances.value)
-    sheet = Sheet(width, TOP + HEIGHT + 84 + 18 * (depth // 6), scale or print_scale(width))
+    legend = 18 * max(2, -(-depth // 4))
+    sheet = Sheet(width, TOP + HEIGHT + 48 + legend, scale or print_scale(width))
     last = probes[-1]
     sheet.text(MARGIN, 42, "When the model comes to rely on position", 24, weight="bold")
     images = f"{printable(last.info.images)}, {last.ablations.num_images:,} images"
@@ -92,7 +93,8 @@ def _draw_distances(sheet: Sheet, x: float, probes: Sequence[PositionProbe], ste
     for block, colour in enumerate(inks):
         heads = distances[:, block]
         chart.curve(steps, (heads.mean(axis=1), heads.min(axis=1), heads.max(axis=1)), colour)
-    chart.legend({f"block {block}": (colour, False) for block, colour in enumerate(inks, 1)})
+    names = [f"block {block}" if depth < 8 or block == 1 else str(block) for block in range(1, depth + 1)]
+    chart.legend({name: (colour, False) for name, colour in zip(names, inks, strict=True)})
 
 
 def _step_names(steps: Sequence[int]) -> list[tuple[float, str]]:
