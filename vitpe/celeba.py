@@ -29,6 +29,7 @@ Bald and Gray_Hair (of 4,547 that are Bald: some may mean a fringe) and 1,220 of
 SIZE: Final = (218, 178)
 """(height, width) of every published image."""
 NUM_PUBLISHED: Final = 202_599
+NUM_TRAIN: Final = 162_770  # of these
 LEFT_EYE: Final = (69, 111)
 RIGHT_EYE: Final = (108, 111)
 """(x, y) at which the alignment puts the eyes' centres; left and right are the image's, not the person's."""

@@ -171,7 +171,8 @@ class DataConfig:
 class TrainConfig:
     """How a model is trained. Learning rates are peaks: linear warm-up, then linear decay to zero.
 
-    epochs: passes over the training split; steps, when given, takes its place.
+    epochs: passes over the training split, None for the preset's (Preset.epochs_for); steps, when given, takes its
+    place.
     muon_lr: for the weight matrices of blocks and stem (torch.optim.Muon); None gives them to AdamW too.
     weight_decay: of those matrices.
     ema_decay: of the averaged weights that are scored and kept; 0 keeps the raw ones.
@@ -188,7 +189,7 @@ class TrainConfig:
     while the history stays under a gigabyte.
     """
 
-    epochs: Annotated[float, Bounds(0, 1_000_000, above=True)] = 5.0
+    epochs: Annotated[float | None, Bounds(0, 1_000_000, above=True)] = None
     steps: Annotated[int | None, Bounds(1, 10**9)] = None
     batch_size: Annotated[int, Bounds(1, 1_000_000)] = 64
     muon_lr: Annotated[float | None, _LEARNING_RATE] = 0.01
@@ -227,41 +228,64 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model, how to train it, and what to expect of it."""
+    """A model, how to train it, and what to expect of it.
+
+    epochs: of at most `num_images` training images. Of more as many images are seen, and so the time is the same.
+    """
 
     summary: str
     model: ModelConfig
     train: TrainConfig
+    epochs: float
+    num_images: int = 14_000
+
+    def epochs_for(self, num_images: int) -> float:
+        """Passes over so many training images."""
+        return self.epochs * min(1, self.num_images / num_images)
 
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         summary="ten minutes on two CPU cores: accuracy 0.906 and mAP 0.74 from 14,000 images of CelebA",
         model=ModelConfig(embed_dim=128, depth=4, num_heads=2, global_pool="queries"),
-        train=TrainConfig(epochs=13, patch_keep=0.5),
+        train=TrainConfig(patch_keep=0.5),
+        epochs=13,
     ),
     "laptop": Preset(
         summary="50 minutes on two CPU cores: accuracy 0.91 and mAP 0.77 from 14,000 images of CelebA",
         model=ModelConfig(embed_dim=192, depth=6, num_heads=3, stem_width=32),
-        train=TrainConfig(epochs=14, weight_decay=0.3, patch_keep=0.5),
+        train=TrainConfig(weight_decay=0.3, patch_keep=0.5),
+        epochs=14,
     ),
     "small": Preset(
         summary="ViT-S/16, for a GPU; not measured",
         model=ModelConfig(embed_dim=384, depth=12, num_heads=6, drop_path_rate=0.1),
-        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
+        train=TrainConfig(batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
+        epochs=30,
+        num_images=celeba.NUM_TRAIN,
     ),
     "reference": Preset(
         summary="the size that this project started from, for a GPU; not measured",
         model=ModelConfig(embed_dim=512, depth=8, num_heads=8, drop_path_rate=0.1),
-        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
+        train=TrainConfig(batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
+        epochs=30,
+        num_images=celeba.NUM_TRAIN,
     ),
     "base": Preset(
         summary="ViT-B/16, for a GPU; not measured",
         model=ModelConfig(embed_dim=768, depth=12, num_heads=12, drop_path_rate=0.2),
-        train=TrainConfig(epochs=30, batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
+        train=TrainConfig(batch_size=256, adamw_lr=3e-3, patch_keep=0.5),
+        epochs=30,
+        num_images=celeba.NUM_TRAIN,
     ),
 }
 DEFAULT_PRESET = "tiny"
+
+
+def preset_of(name: str) -> Preset:
+    """UsageError naming the presets there are for an unknown name."""
+    require(name in PRESETS, f"unknown preset {name!r}", f"presets are {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 @dataclass(frozen=True)
@@ -276,8 +300,8 @@ class RunConfig:
     @staticmethod
     def from_preset(name: str) -> "RunConfig":
         """The values of the preset, on drawn faces. UsageError naming the presets there are for an unknown name."""
-        require(name in PRESETS, f"unknown preset {name!r}", f"presets are {', '.join(PRESETS)}")
-        return RunConfig(name, model=PRESETS[name].model, train=PRESETS[name].train)
+        preset = preset_of(name)
+        return RunConfig(name, model=preset.model, train=preset.train)
 
 
 # What `vitpe train` draws when it is given no data: enough to learn from in minutes.

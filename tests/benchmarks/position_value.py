@@ -16,7 +16,6 @@ that the command can be given again. Last comes a table in Markdown: accuracy at
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tests.benchmarks.runs import trained
 from vitpe.data.celeba import read_celeba
 from vitpe.data.samples import Samples, stored_size
 from vitpe.metrics.scores import score
@@ -147,10 +147,7 @@ def train(celeba: Path, run: Path, variant: str, epochs: float, seed: int) -> Pa
     settings = {"model.pos_embed": pos_embed, "model.rope": rope, "train.num_checkpoints": 1, "train.num_evals": 1}
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     options += ["--preset", "tiny", "--epochs", f"{epochs:g}", "--seed", str(seed), "--data", str(celeba)]
-    resume = ["--resume"] if (run / "config.json").exists() else []  # a finished run only says that it is
-    command = [sys.executable, "-m", "vitpe", "train", "--run", str(run), *options, *resume]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return run / "best.safetensors"
+    return trained(run, *options) / "best.safetensors"
 
 
 def complete(celeba: Path, folder: Path, variants: list[str], epochs: float, seeds: list[int]) -> list[dict[str, Any]]:

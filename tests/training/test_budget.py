@@ -20,7 +20,7 @@ from vitpe.training.workers import ALONE
 class Trial:
     """Of a machine whose updates take 0.1 s each, and which scores 200 images a second."""
 
-    plan = Plan.of(TrainConfig(num_evals=4, batch_size=10), 100)
+    plan = Plan.of(TrainConfig(epochs=5, num_evals=4, batch_size=10), 100)
 
     def measure_seconds(self, train, valid, seconds):
         self.seconds = seconds

@@ -19,7 +19,7 @@ from tests.helpers import (
     train_tiny,
     write_celeba,
 )
-from vitpe.config import TrainConfig
+from vitpe.config import PRESETS, TrainConfig
 from vitpe.data.batches import Batches
 from vitpe.data.sources import open_samples
 from vitpe.data.storage import ImageStore
@@ -141,6 +141,47 @@ def test_the_plan_has_the_first_and_the_last_step(num_steps: int, num_checkpoint
         gaps = np.diff(sorted(plan.checkpoints))
         assert len(plan.checkpoints) == num_checkpoints + 1
         assert gaps[0] < gaps[-1]
+
+
+def test_a_preset_sees_no_more_images_of_more() -> None:
+    """13 epochs of up to 14,000, as measured; of more as many images, each less often."""
+    tiny = PRESETS["tiny"]
+    assert [tiny.epochs_for(number) for number in (1, 4_096, 13_954, 14_000)] == [13] * 4
+    assert tiny.epochs_for(28_000) == 6.5
+    for preset in PRESETS.values():
+        for number in (preset.num_images + 1, 162_770, 5_000_000):
+            plan = Plan.of(replace(preset.train, epochs=preset.epochs_for(number)), number)
+            images = plan.num_steps * plan.batch_size
+            assert images == pytest.approx(min(number, preset.num_images) * preset.epochs, rel=0.01)
+
+
+def test_epochs_are_the_presets_for_so_many_images(
+    celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], epochs=4, num_images=12))
+    recorder = Recorder()
+    open_ended = tiny_config(celeba, train__steps=None)
+    assert open_ended.train.epochs is None
+    train(open_ended, tmp_path / "run", CPU, recorder)
+    stored = RunFolder(tmp_path / "run").read_config()
+    assert (stored.train.epochs, stored.train.steps) == (2.0, None)
+    assert log_rows(tmp_path / "run")[-1]["step"] == "6"  # of 24 images in batches of 8
+    said = [note for note in recorder.notes if note.startswith("epochs: ")]
+    assert said == ["epochs: 2 of 24 images, as long as 4 of 12; for longer: --epochs N, or --minutes N"]
+    # What was chosen stays, whatever presets say later; what is given wins.
+    monkeypatch.setitem(PRESETS, "tiny", replace(PRESETS["tiny"], epochs=8))
+    assert train(stored, tmp_path / "run", CPU, Recorder(), resume=True).step == 6
+    recorder = Recorder()
+    assert train(stored, tmp_path / "repeated", CPU, recorder).step == 6
+    assert train(tiny_config(celeba, train__steps=None, train__epochs=1), tmp_path / "given", CPU, recorder).step == 3
+    assert not [note for note in recorder.notes if note.startswith("epochs: ")]
+    assert train(tiny_config(celeba, train__steps=5), tmp_path / "steps", CPU, recorder).step == 5
+    assert RunFolder(tmp_path / "steps").read_config().train.epochs is None
+
+
+def test_a_plan_needs_an_end() -> None:
+    with pytest.raises(ValueError, match="neither steps nor epochs"):
+        Plan.of(TrainConfig(), num_images=10)
 
 
 def test_the_plan_counts_epochs_in_whole_batches() -> None:

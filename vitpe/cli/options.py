@@ -136,9 +136,9 @@ def _at_home(value: Any) -> Any:
     return [_at_home(each) for each in value] if isinstance(value, list) else value
 
 
-def recipe_default(name: str) -> str:
+def preset_default(value: float) -> str:
     """What the default preset has there, as help says it."""
-    return f"the preset's; {getattr(PRESETS[DEFAULT_PRESET].train, name):g} for {DEFAULT_PRESET}"
+    return f"the preset's; {value:g} for {DEFAULT_PRESET}"
 
 
 def version_option() -> Any:

@@ -24,10 +24,10 @@ from vitpe.cli.options import (
     data_option,
     in_range,
     names_of,
-    recipe_default,
+    preset_default,
     run_to_resume,
 )
-from vitpe.config import FOLDS, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, RunConfig, TrainConfig
+from vitpe.config import DEFAULT_PRESET, FOLDS, NUM_DRAWN_TRAIN, NUM_DRAWN_VALID, PRESETS, RunConfig, TrainConfig
 from vitpe.errors import UsageError
 from vitpe.fields import Bounds
 from vitpe.launch import read_launch
@@ -35,6 +35,7 @@ from vitpe.launch import read_launch
 if TYPE_CHECKING:
     from vitpe.training.train import TrainResult
 
+_DEFAULT = PRESETS[DEFAULT_PRESET]
 EXAMPLES = (
     "vitpe train\nvitpe train --data celeba --epochs 10\nvitpe train --resume\n"
     "vitpe train --data photos --labels labels.csv --set model.depth=6\n"
@@ -73,7 +74,9 @@ def train(
     epochs: Annotated[
         float | None,
         typer.Option(
-            help="Passes over the training images.", show_default=recipe_default("epochs"), rich_help_panel="Training"
+            help="Passes over the training images.",
+            show_default=f"{preset_default(_DEFAULT.epochs)}, fewer of more than {_DEFAULT.num_images:,} images",
+            rich_help_panel="Training",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Number of updates, instead of --epochs.")] = None,
@@ -84,7 +87,10 @@ def train(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per update, over all workers.", show_default=recipe_default("batch_size"))
+        int | None,
+        typer.Option(
+            help="Images per update, over all workers.", show_default=preset_default(_DEFAULT.train.batch_size)
+        ),
     ] = None,
     balance: Annotated[
         str | None,

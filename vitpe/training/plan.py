@@ -30,7 +30,11 @@ class Plan:
         """
         batch_size = min(config.batch_size, num_images)
         steps_per_epoch = num_images // batch_size
-        n = config.steps or max(1, round(config.epochs * steps_per_epoch))
+        n = config.steps
+        if n is None:
+            if config.epochs is None:
+                raise ValueError("neither steps nor epochs say how long training takes")
+            n = max(1, round(config.epochs * steps_per_epoch))
         shares = np.linspace(0, 1, config.num_checkpoints + 1)
         checkpoints = np.unique(np.ceil(n * shares**1.5).astype(int))
         evals = np.unique(np.ceil(np.linspace(0, n, config.num_evals + 1)[1:]).astype(int))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from vitpe.celeba import ATTRIBUTES
-from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, DataConfig, RunConfig
+from vitpe.config import DEFAULT_PRESET, DRAWN_FACES, DataConfig, RunConfig, preset_of
 from vitpe.data.augmentation import Augmentation
 from vitpe.data.batches import Batches, Shard
 from vitpe.data.folds import SomeSamples
@@ -132,8 +132,9 @@ def train(
         _describe_data(config.data, train_samples, valid_samples, reporter)
         for line in groups.describe() if groups is not None else ():
             reporter.note(line)
-        plan = Plan.of(config.train, len(train_samples.names))
+        config = _with_epochs(config, len(train_samples.names), minutes, reporter)
         config = _with_decided(config, train_samples, device)
+        plan = Plan.of(config.train, len(train_samples.names))
         _check_batch(plan, config, (train_samples, valid_samples), context)
         torch.manual_seed(config.train.seed)
         with reporter.doing("making the model"):
@@ -300,6 +301,20 @@ def _with_decided(config: RunConfig, samples: Samples, device: torch.device) -> 
     precision: Any = choose_precision(config.train, device)
     model = replace(config.model, num_classes=len(samples.attributes))
     return replace(config, model=model, train=replace(config.train, precision=precision))
+
+
+def _with_epochs(config: RunConfig, num_images: int, minutes: float | None, reporter: Reporter) -> RunConfig:
+    """`config` with the preset's number of epochs for so many images, where nobody gave another."""
+    if config.train.epochs is not None or config.train.steps is not None:
+        return config
+    preset = preset_of(config.preset)
+    epochs = preset.epochs_for(num_images)
+    if epochs < preset.epochs and minutes is None:
+        reporter.note(
+            f"epochs: {epochs:.3g} of {num_images:,} images, as long as {preset.epochs:g} of {preset.num_images:,};"
+            " for longer: --epochs N, or --minutes N"
+        )
+    return replace(config, train=replace(config.train, epochs=epochs))
 
 
 def _check_batch(plan: Plan, config: RunConfig, splits: tuple[Samples, Samples], context: RunContext) -> None:
