@@ -111,6 +111,10 @@ def test_training_leaves_its_page(trained_run_by_command):
     data = embedded((run / "report.html").read_text())
     assert list(data["runs"][0]["attributes"]) == ["Red", "Green", "Blue", "Bright"]
     assert data["runs"][0]["curves"]["valid_accuracy"][-1][0] == 12
+    steps = [int(path.stem.removeprefix("step-")) for path in sorted((run / "ckpts").iterdir())]
+    frames = data["history"]["sides"][0]["frames"]
+    assert [frame["step"] for frame in frames] == steps
+    assert [frame["scored"] is not None for frame in frames][-1]
     assert f"curves: {run / 'report.html'}" in called.stderr
     refuse_foreign(run / "report.html")
 

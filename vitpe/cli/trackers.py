@@ -4,20 +4,23 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.cli.options import one_of
 from vitpe.cli.run_output import REPORT, run_record, write_page
-from vitpe.errors import UsageError
+from vitpe.errors import UsageError, VitpeError
 from vitpe.fields import flatten
 from vitpe.metrics.scores import Scores
 from vitpe.outputs import refuse_foreign
 from vitpe.reporting.run_page import attribute_scores
 from vitpe.runs.folder import RunFolder
 from vitpe.training.tracking import Tracker
+
+if TYPE_CHECKING:
+    from vitpe.viz.page_section import GrowingHistory
 
 _PER_ATTRIBUTE: Final = ("accuracy", "average_precision")
 _COUNTS: Final = ("true positives", "false positives", "false negatives", "true negatives")
@@ -101,6 +104,7 @@ class ReportPage:
         """As Tracker's."""
         refuse_foreign(folder / REPORT)
         self._folder = folder
+        self._history: GrowingHistory | None = None
         self._scores: Scores | None = None  # of this process's last scoring
 
     def log(self, row: Mapping[str, object]) -> None:
@@ -120,7 +124,17 @@ class ReportPage:
         record = run_record(self._folder)
         if self._scores is not None:  # else those of the page that is there, from before the run was resumed
             record = replace(record, attributes=attribute_scores(self._scores))
-        write_page(self._folder / REPORT, [record], None)
+        write_page(self._folder / REPORT, [record], self._section())
+
+    def _section(self) -> dict[str, Any] | None:
+        """Of the embeddings' history; None where none is kept."""
+        from vitpe.viz.page_section import GrowingHistory
+
+        self._history = self._history or GrowingHistory(self._folder)
+        try:
+            return self._history.section()
+        except VitpeError:
+            return None
 
 
 _KINDS: Final[dict[str, tuple[type[TensorBoard] | type[Wandb], str]]] = {

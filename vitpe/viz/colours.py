@@ -112,9 +112,13 @@ def colour_range(similarities: Iterable[Floats], tail_percent: float = 0.5) -> t
     All but `tail_percent` of the values at either end lie inside; the ends are round numbers within [-1, 1].
     (-1, 1) when nothing is defined.
     """
+    return range_of((without_self(similarity) for similarity in similarities), tail_percent)
+
+
+def range_of(arrays: Iterable[Floats], tail_percent: float = 0.5) -> tuple[float, float]:
+    """As `colour_range`, of all values in these arrays that are defined."""
     counts = np.zeros(NUM_BINS, dtype=np.int64)  # over [-1, 1]; all values at once would not fit for large grids
-    for similarity in similarities:
-        values = without_self(similarity)
+    for values in arrays:
         bins = (values[np.isfinite(values)] + 1) / 2 * (NUM_BINS - 1)
         counts += np.bincount(np.rint(bins).astype(np.intp), minlength=NUM_BINS)
     if not counts.any():

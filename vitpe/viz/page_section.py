@@ -1,18 +1,20 @@
 """Checkpoints → what a page needs to show their maps at any time of training: similarities in a byte each."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitpe.reporting.page import packed
-from vitpe.viz.colours import PAGE_LEVELS, ColourScale, Pixels, colour_map
+from vitpe.viz.colours import PAGE_LEVELS, ColourScale, Pixels, colour_map, range_of
 from vitpe.viz.components import component_colours, norms
-from vitpe.viz.history import Checkpoint, evenly, last_scored
-from vitpe.viz.numbers import NUMBERS, RANDOM_MEANING
+from vitpe.viz.history import Checkpoint, evenly, last_scored, load_history
+from vitpe.viz.numbers import NUMBERS, RANDOM_MEANING, Values, checkpoint_record, random_numbers
+from vitpe.viz.options import VizOptions
 from vitpe.viz.similarity import Floats, cosine_similarity
 
 UNDEFINED_PAIR: Final = 255
@@ -42,6 +44,11 @@ class Frame:
         lengths = norms(checkpoint.embeddings, checkpoint.grid_size).ravel()
         components, shares = component_colours(checkpoint.embeddings, checkpoint.grid_size)
         return Frame(*quantise(similarity), lengths, components.reshape(-1, 3), shares)
+
+    def similarities(self) -> Floats:
+        """What is read from `pairs`, (N (N - 1) / 2,)."""
+        values = self.low + self.pairs / (UNDEFINED_PAIR - 1) * (self.high - self.low)
+        return np.where(self.pairs == UNDEFINED_PAIR, np.nan, values)
 
     @property
     def error(self) -> float:
@@ -74,6 +81,7 @@ def history_section(
     cmap: str,
     frame_ms: int,
     alike: dict[str, Any] | None = None,
+    frame_of: Callable[[Checkpoint], Frame] = Frame.of,
 ) -> dict[str, Any]:
     """What `run_page` shows of one history, or of two whose checkpoints belong together, one by one.
 
@@ -83,7 +91,7 @@ def history_section(
     first = history[0]
     num_columns = first.grid_size[1]
     shown = evenly(len(history), max(2, MAX_BYTES // len(first.embeddings) ** 2 // len(sides)))
-    frames = [[Frame.of(side.history[index]) for index in shown] for side in sides]
+    frames = [[frame_of(side.history[index]) for index in shown] for side in sides]
     everything = [record for side in sides for record in side.records]
     face = first.face
     return {
@@ -107,6 +115,32 @@ def history_section(
         "sides": [_side(side, shown, found) for side, found in zip(sides, frames, strict=True)],
         "alike": alike and alike | {"values": [alike["values"][index] for index in shown]},
     }
+
+
+class GrowingHistory:
+    """The history of a run that trains. What was found out about a checkpoint is kept: each is worked on once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._frames: dict[Path, Frame] = {}
+        self._records: dict[Path, dict[str, Any]] = {}
+        self._random: Values = {}
+
+    def section(self) -> dict[str, Any]:
+        """See `history_section`. VitpeError as `load_history` raises it, say where none is kept."""
+        history = load_history([self._folder])
+        first = history[0]
+        self._random = self._random or random_numbers(first.embeddings.shape[1], first.grid_size, first.face)
+        for checkpoint in history:
+            if checkpoint.path not in self._frames:
+                self._frames[checkpoint.path] = Frame.of(checkpoint)
+                self._records[checkpoint.path] = checkpoint_record(checkpoint, self._random)
+        colours = ColourScale(*range_of(self._frames[checkpoint.path].similarities() for checkpoint in history))
+        side = Side(str(self._folder), history, [self._records[checkpoint.path] for checkpoint in history])
+        options = VizOptions()
+        return history_section(
+            [side], colours, options.cmap, options.frame_ms, frame_of=lambda checkpoint: self._frames[checkpoint.path]
+        )
 
 
 def _side(side: Side, shown: Sequence[int], frames: Sequence[Frame]) -> dict[str, Any]:
