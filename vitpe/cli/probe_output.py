@@ -1,22 +1,27 @@
 """What `viz-pe --probe` does beside the pictures of the history: run checkpoints, and show what they lose."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vitpe.cli import console
 from vitpe.errors import UsageError, VitpeError
-from vitpe.files import write_atomic
+from vitpe.files import read_bounded, write_atomic
 from vitpe.inference.eval_options import EvalOptions, EvalPlan, plan
 from vitpe.inference.probe_result import PositionProbe
 from vitpe.outputs import refuse_foreign
 from vitpe.runs.find import history_files, weights_file
+from vitpe.runs.folder import RunFolder
 from vitpe.runs.metadata import read_info
 from vitpe.runs.weights import refuse_history
 from vitpe.viz.history import evenly
 
 PICTURES = ("pe_probe.png", "pe_attention.png")
 HISTORY_PICTURE = "pe_probe_history.png"
+KEPT = "probe.json"
+"""In a run's folder."""
+_KEPT_BYTES = 100_000_000
 
 
 def plan_probe(
@@ -71,6 +76,36 @@ def add_records(records: Sequence[dict[str, Any]], probes: Sequence[PositionProb
     for probe in probes:
         same = [record for record in records if record["step"] == probe.info.step]
         (same or records)[-1]["probe"] = probe_record(probe)
+
+
+def kept_probe(folder: Path, grid_size: Sequence[int]) -> dict[str, Any] | None:
+    """What the last probe of a run found, for its page; None where there is none, or none of this version."""
+    from vitpe.reporting.probe_section import parse_probe_section
+
+    path = folder / KEPT
+    if not path.is_file():
+        return None
+    try:
+        section = parse_probe_section(read_bounded(path, _KEPT_BYTES))
+    except VitpeError:
+        section = None
+    if section is None or section.get("grid_size") != list(grid_size):
+        console.show_note(f"{path} is left out: it is not a probe of this version's and of this model's grid")
+        return None
+    return section
+
+
+def keep_probe(planned: EvalPlan, section: dict[str, Any]) -> None:
+    """In the folder of the run that was probed, if it is one that can be written to, for its page."""
+    first = planned.checkpoints[0]
+    folder = next((each for each in (first.parent, first.parent.parent) if RunFolder(each).exists), None)
+    if folder is None:
+        return
+    try:
+        refuse_foreign(folder / KEPT)
+        write_atomic(folder / KEPT, json.dumps(section).encode())
+    except VitpeError as error:
+        console.show_note(f"the probe is not kept with its run: {error.message}")
 
 
 def draw_probe(probes: Sequence[PositionProbe], out: Path, cmap: str) -> None:

@@ -96,6 +96,7 @@ def viz_pe(
     """Draw what the position embeddings learned. An animation over the run's history, still pictures, and a table."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small products, which threads on a busy machine only delay
     from vitpe.cli import console, probe_output, run_output
+    from vitpe.reporting.probe_section import probe_section
     from vitpe.runs.find import default_run
     from vitpe.viz.numbers import numbers_legend, numbers_table
     from vitpe.viz.visualize import visualize
@@ -133,14 +134,18 @@ def viz_pe(
     runs = run_output.run_records(shown)
     for path in run_output.draw_curves(runs, options):
         console.show_note(f"wrote {path}")
-    probes = []
+    probes, probed = [], None
     if planned is not None:
         enough = NUM_PROBE_IMAGES if len(planned.checkpoints) == 1 else NUM_HISTORY_IMAGES
         probes = probe_output.run_probe(planned, probe_images or enough, device)
         probe_output.add_records(result.records, probes)
         probe_output.draw_probe(probes, out, cmap)
-    if html:
-        run_output.write_page(out / run_output.PAGE, runs, result.section)
+        probed = probe_section(probes)
+        probe_output.keep_probe(planned, probed)
+    if html and result.section is not None:
+        if probed is None and len(runs) == 1:
+            probed = probe_output.kept_probe(Path(runs[0].name), result.section["grid_size"])
+        run_output.write_page(out / run_output.PAGE, runs, result.section, probed)
         console.show_note(f"wrote {out / run_output.PAGE}")
     _show(result, kind, numbers_table, numbers_legend)
     if kind == "table" and probes:

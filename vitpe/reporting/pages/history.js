@@ -139,9 +139,7 @@ function measure() {
   for (const view of views) {
     size(view.overview, wide, high, scale);
     size(view.large, columns * layout.largeCell, rows * layout.largeCell, layout.largeScale);
-    for (const each of [view.norms, view.components]) {
-      size(each, columns * layout.panelCell, rows * layout.panelCell, layout.panelScale);
-    }
+    size(view.components, columns * layout.panelCell, rows * layout.panelCell, layout.panelScale);
   }
   size(at("bar"), Math.round(Math.max(150, columns * layout.largeCell / layout.largeScale) * ratio), 1, ratio);
   at("bar").style.height = "12px";
@@ -179,7 +177,7 @@ function drawOverviews() {
       }
     });
     const frame = view.side.frames[state.frame], norms = view.normsOf(state.frame);
-    paint(view.norms, image => paintMap(image, m => norms[m] / 255, null, 0, 0, layout.panelCell));
+    paintPanel(view.norms, m => norms[m] / 255);
     const [low, high] = frame.norms;
     view.normsText.textContent = `${low.toPrecision(3)} (dark) to ${high.toPrecision(3)} (bright)`;
     paintComponents(view);
@@ -209,9 +207,8 @@ function drawPatch() {
     box(view.frame, tile, layout.scale, 3);
     const best = bestMatch(view, n);
     view.best.hidden = best === null;
-    const cellBox = (m, cell) => [(m % columns) * cell, Math.floor(m / columns) * cell, cell, cell];
     if (best !== null) box(view.best, cellBox(best.m, layout.largeCell), layout.largeScale);
-    for (const mark of view.marks) box(mark, cellBox(n, layout.panelCell), layout.panelScale);
+    for (const mark of view.marks) markPanel(mark, n);
     view.reading.textContent = (sides.length > 1 ? `${"AB"[number]}: ` : "") + reading(view, n, best);
   });
   for (const listener of onPatch) listener(n);
@@ -354,14 +351,22 @@ function pointing(element, found, point) {
     if (patch !== null) show({patch});
   });
 }
+const cells = (canvas, name) => event =>
+  found(canvas, event, layout[`${name}Scale`], layout[`${name}Cell`], layout[`${name}Cell`], columns, rows);
+// What other parts of the page show of the chosen patch, on panels of the size of those here.
+const choosing = canvas => pointing(canvas, cells(canvas, "panel"), tile => show({tile}));
+function paintPanel(canvas, share) {
+  size(canvas, columns * layout.panelCell, rows * layout.panelCell, layout.panelScale);
+  paint(canvas, image => paintMap(image, share, null, 0, 0, layout.panelCell));
+}
+const cellBox = (m, cell) => [(m % columns) * cell, Math.floor(m / columns) * cell, cell, cell];
+const markPanel = (mark, n) => box(mark, cellBox(n, layout.panelCell), layout.panelScale);
 for (const {overview, large, norms, components} of views) {
   const tileAt = event =>
     found(overview, event, layout.scale, layout.width, layout.height, tileColumns, tileRows);
   pointing(overview, tileAt, tile => show({tile}));
-  const cells = (canvas, name) => event =>
-    found(canvas, event, layout[`${name}Scale`], layout[`${name}Cell`], layout[`${name}Cell`], columns, rows);
   pointing(large, cells(large, "large"), cell => show({cell}));
-  for (const canvas of [norms, components]) pointing(canvas, cells(canvas, "panel"), tile => show({tile}));
+  for (const canvas of [norms, components]) choosing(canvas);
   overview.addEventListener("keydown", event => {
     const move = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[event.key];
     if (!move) return;
