@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,10 @@ class Counting:
         self.on_classify()
         return np.full((len(images), self.num_attributes), self.number)
 
+    def start(self, images):
+        logits = self.classify(images)
+        return lambda: logits
+
 
 @pytest.mark.parametrize("in_workers", [True, False])
 def test_a_stream_is_handed_over_in_order_when_enough_wait(trained_run, in_workers, monkeypatch):
@@ -222,3 +227,52 @@ def test_bfloat16_is_refused_where_it_is_emulated(trained_run, images, monkeypat
     called = call_vitpe("predict", "--checkpoint", trained_run, "--precision", "bf16", images / "000001.jpg")
     assert called.code == 2
     assert called.stderr.startswith("error: cpu has no bfloat16")
+
+
+class Overlapping(Counting):
+    """As on a GPU: notes when it is given what, and when its answers are asked for."""
+
+    in_workers = False
+
+    def __init__(self, num_attributes: int) -> None:
+        super().__init__(0.0, num_attributes)
+        self.log: list[tuple[str, int]] = []
+
+    def start(self, images):
+        number = sum(what == "start" for what, _ in self.log)
+        self.on_classify()
+        self.log.append(("start", number))
+
+        def answer():
+            self.log.append(("answer", number))
+            return np.full((len(images), self.num_attributes), float(number))
+
+        return answer
+
+
+def test_a_gpu_is_given_the_next_batch_before_its_answers_are_waited_for(trained_run, images, monkeypatch):
+    info = read_info(trained_run / "best.safetensors")
+    engine = Overlapping(len(info.attributes))
+    monkeypatch.setattr(engine, "on_classify", lambda: time.sleep(0.2))  # longer than the next takes to be read
+    found = list(predict_files(Predictor(engine, info, Listing.of(info)), inputs(images, 9)))
+    assert [prediction.file for prediction in found] == [image.name for image in inputs(images, 9)]
+    assert engine.log[:4] == [("start", 0), ("start", 1), ("answer", 0), ("start", 2)]
+    assert sorted(engine.log) == sorted((what, n) for what in ("start", "answer") for n in range(len(engine.log) // 2))
+    probs = [next(iter(prediction.probs.values())) for prediction in found]
+    assert probs == sorted(probs)
+    assert len({*probs}) == len(engine.log) // 2
+
+
+def test_what_a_stream_has_given_is_answered_though_no_more_comes(trained_run, images):
+    info = read_info(trained_run / "best.safetensors")
+    engine, answered = Overlapping(len(info.attributes)), threading.Event()
+
+    def one_by_one() -> Iterator[Input]:
+        for image in inputs(images, 3):
+            yield image
+            assert answered.wait(60)
+            answered.clear()
+
+    for _ in predict_files(Predictor(engine, info, Listing.of(info)), one_by_one(), streaming=True):
+        answered.set()
+    assert engine.log == [(what, number) for number in range(3) for what in ("start", "answer")]

@@ -257,7 +257,7 @@ def test_on_a_gpu_one_thread_runs_the_model_and_many_decode(trained_run, images,
     files = [Input(str(path)) for path in sorted(images.iterdir())] * 20
     expected = list(predict_files(predictor, files))
     threads["the model"].clear()
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
     predictor.engine.device = torch.device("mps")
     found = list(predict_files(predictor, files))
     assert [each.file for each in found] == [each.file for each in expected]

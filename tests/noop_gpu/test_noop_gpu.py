@@ -61,6 +61,8 @@ def ran(library: Path, celeba: Path, tmp_path_factory: pytest.TempPathFactory) -
         "memory": Command(train(celeba, "--run", "memory", "--store", "memory")),
         "eval": Command(["eval", "device", "--device", "cuda"]),
         "predict": Command(["predict", "--checkpoint", "device", "--device", "cuda", faces]),
+        "predict twice": Command(["predict", "--checkpoint", "device", "--device", "cuda", faces, faces]),
+        "eval more": Command(["eval", "device", "--device", "cuda", "--data", faces.parent, "--split", "train"]),
         "captured": Command(train(celeba, "--run", "captured", steps=8)),
         "not captured": Command(train(celeba, "--run", "not", steps=8, train__cuda_graph=False)),
         "in parts": Command(train(celeba, "--run", "parts", steps=8, train__micro_batch_size=3)),
@@ -149,6 +151,17 @@ def test_one_thread_alone_runs_the_model_in_predict(ran: dict[str, Ran]) -> None
     assert ran["predict"].counts["blas_thread"] == 0
     records = [json.loads(line) for line in ran["predict"].stdout.splitlines()]
     assert [Path(record["file"]).name for record in records] == [f"{n:06d}.jpg" for n in range(1, 201)]
+
+
+def test_the_host_waits_for_answers_alone(ran: dict[str, Ran]) -> None:
+    assert ran["predict twice"].code == ran["eval more"].code == 0, ran["eval more"].stderr
+
+    def more(name: str, than: str, what: str) -> int:
+        return ran[name].counts[what] - ran[than].counts[what]
+
+    assert more("predict twice", "predict", "synchronize") == more("predict twice", "predict", "to_host") >= 3
+    assert more("eval more", "eval", "synchronize") == more("eval more", "eval", "to_host") == 0
+    assert more("eval more", "eval", "blas") > 0
 
 
 def test_what_cannot_be_trained_is_refused_before_it_is_tried(ran: dict[str, Ran]) -> None:

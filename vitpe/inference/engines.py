@@ -35,6 +35,10 @@ _TORCH_S: Final = 1.3e-11
 """And in torch."""
 
 
+Answer = Callable[[], NDArray[np.float64]]
+"""Waits for the logits (B, A) and gives them."""
+
+
 class Engine(Protocol):
     """Decoded images → logits. Safe for threads."""
 
@@ -48,6 +52,9 @@ class Engine(Protocol):
 
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """uint8 (3, H, W) images of the model's size → (B, A) logits."""
+
+    def start(self, images: Sequence[Pixels]) -> Answer:
+        """As `classify`, of what a device may still compute when this comes back."""
 
     def kept_logits(self, image: Pixels) -> KeptLogits:
         """What is answered from some of the patches of an image."""
@@ -66,6 +73,11 @@ class NumpyEngine:
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A)"""
         return np.array([self._classifier(image) for image in images], dtype=np.float64)
+
+    def start(self, images: Sequence[Pixels]) -> Answer:
+        """All is computed when this comes back."""
+        logits = self.classify(images)
+        return lambda: logits
 
     def kept_logits(self, image: Pixels) -> KeptLogits:
         """Of one image, on all cores."""
@@ -103,6 +115,10 @@ class HandingOver:
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A), by the one that answers now."""
         return self._engine.classify(images)
+
+    def start(self, images: Sequence[Pixels]) -> Answer:
+        """By the one that answers now."""
+        return self._engine.start(images)
 
     def kept_logits(self, image: Pixels) -> KeptLogits:
         """Of the one that answers now."""

@@ -2,7 +2,8 @@
 
 On a CPU each worker thread takes a batch of files through all of it: read, decode, crop, and the model on one thread.
 That keeps every core busy without any of them waiting for another in the middle of a matrix product. For a GPU they
-read, decode and crop; the caller's thread alone runs the model. Torch-free: see vitpe.inference.engines.
+read, decode and crop; the caller's thread alone runs the model, a batch ahead of its answers. Torch-free: see
+vitpe.inference.engines.
 """
 
 import io
@@ -96,7 +97,14 @@ class Predictor:
 
     def predict(self, views: Sequence[View]) -> list[Prediction]:
         """One Prediction each; VitpeError for a model that gives NaN."""
-        logits = self.engine.classify([view.pixels for view in views])
+        return self.start(views)()
+
+    def start(self, views: Sequence[View]) -> Callable[[], list[Prediction]]:
+        """What gives what `predict` does, when it is there: a GPU computes meanwhile."""
+        answer = self.engine.start([view.pixels for view in views])
+        return lambda: self._describe(views, answer())
+
+    def _describe(self, views: Sequence[View], logits: NDArray[np.float64]) -> list[Prediction]:
         if not np.isfinite(logits).all():
             raise VitpeError(
                 "the model's answers are not finite",
@@ -224,15 +232,20 @@ def predict_files(
             found += views or [Prediction(image.name, face=FoundFace())]
         return found
 
-    def answer(found: list[_Read]) -> list[Prediction]:
+    def answer(found: list[_Read]) -> Callable[[], list[Prediction]]:
         views = [each for each in found if isinstance(each, View)]
         starts = range(0, len(views), engine.max_batch)  # a photo may have many faces
-        done = itertools.chain(*(predictor.predict(views[start : start + engine.max_batch]) for start in starts))
-        return [next(done) if isinstance(each, View) else each for each in found]
+        started = [predictor.start(views[start : start + engine.max_batch]) for start in starts]
+
+        def finish() -> list[Prediction]:
+            done = itertools.chain(*(one() for one in started))
+            return [next(done) if isinstance(each, View) else each for each in found]
+
+        return finish
 
     def work(numbered: list[tuple[int, Input]]) -> list[_Read]:
         found = read(numbered)
-        return [*answer(found)] if engine.in_workers else found
+        return [*answer(found)()] if engine.in_workers else found
 
     if crops is not None:
         make_pictures_folder(crops)
@@ -245,6 +258,7 @@ def predict_files(
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="vitpe-predict")
     try:
         working: deque[Future[list[_Read]]] = deque()
+        answers: deque[Callable[[], list[Prediction]]] = deque()
         num_batches = 0
         while True:
             while len(working) < 2 * num_threads:
@@ -257,7 +271,10 @@ def predict_files(
                 num_batches += 1
             if not working:
                 break
-            yield from answer(working.popleft().result())
+            answers.append(answer(working.popleft().result()))
+            # A GPU is given the next batch, where that is ready, before these answers are waited for.
+            while answers and (engine.in_workers or len(answers) > 1 or not (working and working[0].done())):
+                yield from answers.popleft()()
         ahead.check()
     finally:
         ahead.close()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vitpe.config import Precision
 from vitpe.data.images import Pixels, use_torchvision
+from vitpe.inference.engines import Answer
 from vitpe.model.inputs import (
     FoldedClassifier,
     PixelClassifier,
@@ -59,7 +60,24 @@ class TorchEngine:
 
     def classify(self, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(B, A)"""
-        return classify(self.classifier, stack_images(images).to(self.device)).cpu().double().numpy()
+        return self.start(images)()
+
+    def start(self, images: Sequence[Pixels]) -> Answer:
+        """A GPU computes on while the caller does something else: of both copies neither waits for anything."""
+        on_gpu = self.device.type == "cuda"
+        pixels = stack_images(images, pinned=on_gpu).to(self.device, non_blocking=on_gpu)
+        logits = classify(self.classifier, pixels)
+        if not on_gpu:
+            found = logits.cpu().double().numpy()
+            return lambda: found
+        copy = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True).copy_(logits, non_blocking=True)
+        copied = torch.cuda.current_stream(self.device).record_event()
+
+        def answer() -> NDArray[np.float64]:
+            copied.synchronize()
+            return copy.double().numpy()
+
+        return answer
 
     def kept_logits(self, image: Pixels) -> KeptLogits:
         """Of one image, in batches."""
