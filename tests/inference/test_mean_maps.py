@@ -68,7 +68,8 @@ def test_the_other_methods_are_means_of_each_images_maps_too(celeba, tmp_path, m
         map_values(engine, info.model, image, range(4), sign, method) for image, sign in zip(images, signs, strict=True)
     ]
     assert found.method == method
-    np.testing.assert_allclose(found.mean, np.mean(maps, axis=0), rtol=1e-3, atol=1e-7)
+    centred = [values - values.mean(axis=(1, 2), keepdims=True) for values in maps]
+    np.testing.assert_allclose(found.mean, np.mean(centred, axis=0), rtol=1e-3, atol=1e-7)
     assert found.mean.max() > 1e-6
     called = call_vitpe("eval", tmp_path / "run", "--maps", tmp_path / "maps.png", "--map-method", method)
     assert called.code == 0, called.stderr
@@ -105,7 +106,7 @@ def test_eval_writes_a_sheet_and_says_of_what(trained_run, tmp_path, monkeypatch
     with Image.open(file) as picture:
         assert picture.info["Software"] == "vitpe"
     monkeypatch.setattr(module, "MAX_IMAGES", 5)
-    assert "the mean over 5 of 8, taken at random" in call_vitpe("eval", trained_run, "--maps", file).stderr
+    assert "the mean over 5 of 8 images, taken at random" in call_vitpe("eval", trained_run, "--maps", file).stderr
 
 
 def test_only_attributes_with_labels_have_a_tile(trained_run, celeba, tmp_path):

@@ -41,5 +41,6 @@ def store_mean_maps(path: Path, result: EvalResult, attributes: Sequence[str]) -
     shown = replace(maps, mean=maps.mean[columns], error=maps.error[columns])
     write_atomic(path, mean_sheet_png(shown, attributes, result.describe()))
     total = len(result.names)
-    of = f"all {total:,}" if maps.num_images == total else f"{maps.num_images:,} of {total:,}, taken at random"
-    show_note(f"wrote {path}: maps of {len(attributes)} attributes, the mean over {of} images")
+    some = f"{maps.num_images:,} of {total:,} images, taken at random"
+    of = f"all {total:,} images" if maps.num_images == total else some
+    show_note(f"wrote {path}: maps of {len(attributes)} attributes, the mean over {of}")

@@ -24,7 +24,8 @@ from vitpe.text import some
 @dataclass(frozen=True, eq=False)
 class MeanMaps:
     """Where a model looks on average: mean and standard error (A, rows, columns) of the maps of the answers given, and
-    the mean uint8 image (3, H, W), all over num_images of a split's.
+    the mean uint8 image (3, H, W), all over num_images of a split's. Maps by "relevance" and "attention" are less their
+    own mean: above 0 where a patch has more than the mean patch.
     """
 
     mean: NDArray[np.float64]

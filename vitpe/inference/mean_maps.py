@@ -48,6 +48,8 @@ def mean_maps(
         found[first : first + len(numbers)] = maps_of(stack_images(images).to(device), signs[numbers])
         pixels += np.sum(images, axis=0, dtype=np.float64)
         on_progress(len(numbers))
+    if method != "occlusion":  # which are never below 0
+        found -= found.mean(axis=2, keepdims=True)
     mean, spread = (part.reshape(-1, *info.model.grid_size) for part in (found.mean(axis=0), found.std(axis=0)))
     # The n in place of n - 1 would make a single image's error 0, as if it were sure.
     error = spread / np.sqrt(len(chosen) - 1) if len(chosen) > 1 else np.full_like(spread, np.inf)

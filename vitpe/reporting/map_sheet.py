@@ -47,10 +47,10 @@ NOTES: Final[dict[MapMethod, str]] = {
 _MEAN_NOTES: Final[dict[MapMethod, str]] = {
     "occlusion": "red speaks for the answer, blue against it: its logit falls, or rises, without the patch, at least by"
     " the number beside the name where the colour is deepest; without colour: not surely anything (95 %)",
-    "relevance": "red speaks for the answer: attention times its gradients, at least (95 %) the number beside the name"
-    " where the colour is deepest",
-    "attention": "red: where the attribute's query looks, whatever the answer; at least (95 %) the share beside the"
-    " name where the colour is deepest",
+    "relevance": "red: what speaks for the answer more than the mean patch does, blue: less; attention times its"
+    " gradients, by at least (95 %) the number beside the name where the colour is deepest",
+    "attention": "red: what the attribute's query looks at more than at the mean patch, blue: less; of its look, at"
+    " least (95 %) the share beside the name where the colour is deepest",
 }
 
 
@@ -75,7 +75,7 @@ def mean_sheet_png(maps: MeanMaps, attributes: Sequence[str], info: EvalInfo) ->
     shown = maps.surely()
     limits = [float(np.abs(values).max()) for values in shown]
     tiles = [overlay(face, values, limit) for values, limit in zip(shown, limits, strict=True)]
-    end = {"occlusion": "±{:.2g}", "relevance": "{:.2g}", "attention": "{:.1%}"}[maps.method]
+    end = {"occlusion": "±{:.2g}", "relevance": "±{:.2g}", "attention": "±{:.1%}"}[maps.method]
     labels = [f"{short(name)}  {end.format(limit)}" for name, limit in zip(attributes, limits, strict=True)]
     title = f"Where {info.checkpoint} looks: the mean of {maps.num_images:,} images of {info.images}"
     columns = math.ceil(math.sqrt(_MEAN_ASPECT * len(tiles)))
