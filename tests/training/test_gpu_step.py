@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -196,7 +197,7 @@ def on_gpu(model: nn.Module) -> None:
 def configuration(name: str, **values: Any) -> RunConfig:
     """The preset with two blocks: the others do what these do."""
     chosen = PRESETS[name]
-    train = replace(chosen.train, compile="off", cuda_graph=False, **values)
+    train = replace(chosen.train, epochs=1, compile="off", cuda_graph=False, **values)
     return RunConfig(name, replace(chosen.model, depth=2), DataConfig(), train)
 
 
@@ -218,7 +219,7 @@ class Run:
             self.trainer._whitening = Whitening(
                 **{k: torch.empty(v.shape, device=CUDA) for k, v in Whitening.expected(num_values).items()}
             )
-        self.update = self.trainer._make_step(self.trainer._forward())
+        self.update = self.trainer._make_step(self.trainer._forward(), np.linspace(0, 1, 40))
         self.decoded = torch.empty(
             (NUM_IMAGES, 3, *STORED), dtype=torch.uint8, memory_format=torch.channels_last, device=CUDA
         )
@@ -279,13 +280,34 @@ def test_a_step(name: str, patch_keep: float) -> None:
         assert value.device == CUDA
 
 
-@pytest.mark.parametrize("values", [{"muon_lr": None}, {"whiten": False}, {"ema_decay": 0.0}, {"precision": "fp32"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"muon_lr": None},
+        {"whiten": False},
+        {"ema_decay": 0.0},
+        {"precision": "fp32"},
+        {"loss": "focal"},
+        {"loss": "asymmetric", "pos_weight": "auto"},
+        {"pos_weight": "auto"},
+    ],
+)
 def test_other_recipes(values: dict[str, Any]) -> None:
     if "ema_decay" in values:
         with mock.patch.object(ExponentialMovingAverage, "update", side_effect=AssertionError):
             one_step("tiny", **values)
     else:
         one_step("tiny", **values)
+
+
+@pytest.mark.parametrize(("pos_embed", "rope"), [("factorized", "none"), ("factorized", "mixed"), ("none", "axial")])
+def test_other_position_embeddings(pos_embed: str, rope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = PRESETS["tiny"]
+    model = replace(tiny.model, pos_embed=pos_embed, rope=rope)
+    monkeypatch.setitem(PRESETS, "tiny", replace(tiny, model=model))
+    run, _ = one_step("tiny")
+    assert run.model.config.pos_embed == pos_embed
+    assert all(value.device == CUDA for value in run.trainer._average.tensors.values())
 
 
 @pytest.mark.parametrize("name", PRESETS)
