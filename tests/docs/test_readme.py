@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import tomllib
-from pathlib import Path
 
 import pytest
 import typer
@@ -93,16 +92,6 @@ def test_what_is_installed_exists():
             parse(line)
     shell = "\n".join(block.text for block in blocks(TEXT) if block.language == "bash")
     run_on_terminal(f"bash -n -c {shlex.quote(shell)}", REPOSITORY)
-
-
-def test_the_docker_image_has_what_the_package_is_made_of():
-    instructions = [line.split() for line in (REPOSITORY / "Dockerfile").read_text().splitlines()]
-    copied = {name: words[-1] for words in instructions if words[0] == "COPY" for name in words[1:-1]}
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert {"pyproject.toml", project["project"]["readme"], *packages} == set(copied)
-    assert all((REPOSITORY / name).exists() for name in copied)
-    assert all(Path(name).parts[0] in copied for name in project["project"]["license-files"])
 
 
 @pytest.mark.parametrize("block", [block.text for block in blocks(TEXT) if block.language == "python"])
