@@ -324,3 +324,14 @@ def test_another_word_is_refused():
     with pytest.raises(UsageError, match=r"data\.fit is .squash") as refused:
         tiny_config("x", data__fit="squash")
     assert refused.value.hint == "expected one of crop, pad, stretch"
+
+
+def test_an_exported_folder_says_what_its_images_need(own_shape, tmp_path):
+    _, run, fit = own_shape
+    called = call_vitpe("export", run, "--format", "hf", "--out", tmp_path / "hf")
+    assert called.code == 0
+    assert ("images need borders first" in called.stderr) == (fit == "pad")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert ("ImageOps.pad(photo, (24, 16)" in card) == (fit == "pad")
+    preprocessor = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    assert (preprocessor["size"], preprocessor["do_center_crop"]) == ({"height": 16, "width": 24}, False)

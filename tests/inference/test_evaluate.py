@@ -171,7 +171,9 @@ def test_drawn_faces_say_so(tmp_path, celeba):
     train_tiny("drawn_faces", tmp_path / "runs", **values)
     model, info = load_checkpoint(tmp_path / "runs" / "best.safetensors")
     assert info.data_source == "drawn_faces"
-    few = replace(info, model=replace(info.model, num_classes=4), attributes=COLOURS, thresholds=(0.5,) * 4)
+    few = replace(
+        info, model=replace(info.model, num_classes=4), attributes=COLOURS, thresholds=(0.5,) * 4, prevalence=()
+    )
     tensors = model.state_dict() | {"head.weight": model.head.weight[:4], "head.bias": model.head.bias[:4]}
     save_checkpoint(tmp_path / "few.safetensors", tensors, few)
     called = call_vitpe("eval", tmp_path / "few.safetensors", "--data", celeba)

@@ -73,6 +73,7 @@ def export(
 
 def _write_folder(path: Path, library: Literal["hf", "timm"], folder: Path) -> None:
     """The weights last: a folder that has them is whole."""
+    from vitpe.cli.console import show_note
     from vitpe.errors import UsageError
     from vitpe.files import make_folder, write_atomic
     from vitpe.inference.share import huggingface_files, timm_files
@@ -89,6 +90,10 @@ def _write_folder(path: Path, library: Literal["hf", "timm"], folder: Path) -> N
     make_folder(folder)
     check_folder(folder, folder)
     card = model_card(info, library, _scored(path))
+    if library == "hf" and info.fit == "pad":
+        show_note(
+            f"images need borders first, which {folder / 'preprocessor_config.json'} cannot add: README.md says how"
+        )
     for name, data in {"README.md": card.encode(errors="replace"), **files}.items():
         write_atomic(folder / name, data)
 
