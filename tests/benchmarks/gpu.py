@@ -60,7 +60,7 @@ def measure(
     for group in groups:
         for case, measured in _measure_group(group, celeba, device, seconds).items():
             rates = measured["vitpe"]["rates"] | measured["timm"]["rates"]
-            rates[PRODUCTS] = [pace / _operations(_preset(case))] * len(rates["vitpe"])
+            rates[PRODUCTS] = [pace / operations(_preset(case))] * len(rates["vitpe"])
             found += rows(f"training, {case}, {name}", "images/s", rates)
             facts = measured["vitpe"]["facts"]
             facts["s an epoch of CelebA"] = NUM_TRAIN / statistics.median(rates["vitpe"])
@@ -123,13 +123,14 @@ def _pace_of_products(device: torch.device, side: int) -> float:
     return 2 * side**3 / best
 
 
-def _operations(preset: Preset) -> float:
+def operations(preset: Preset) -> float:
     """Floating-point operations of the matrix products for an image, forwards and backwards."""
-    model = VisionTransformer(preset.model)
-    images = torch.zeros(2, 3, *preset.model.img_size)
-    num_kept = round(preset.train.patch_keep * preset.model.num_patches)
-    keep = torch.arange(num_kept).expand(2, -1) if preset.train.patch_keep < 1 else None
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # others are not counted on a CPU
+    with torch.device("meta"):  # shapes alone
+        model = VisionTransformer(preset.model)
+        images = torch.zeros(2, 3, *preset.model.img_size)
+        num_kept = round(preset.train.patch_keep * preset.model.num_patches)
+        keep = torch.arange(num_kept).expand(2, -1) if preset.train.patch_keep < 1 else None
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # others are not counted
         model(images, keep).sum().backward()
     return float(counter.get_total_flops()) / len(images)
 

@@ -63,7 +63,7 @@ def test_operations_of_an_image(case: str, num_kept: int) -> None:
     config, tokens = PRESETS["reference"].model, 1 + num_kept
     d = config.embed_dim
     blocks = (config.depth - 1) * tokens * (12 * d * d + 2 * tokens * d) + tokens * 2 * d * d + 10 * d * d
-    assert gpu._operations(gpu._preset(case)) == pytest.approx(6 * blocks + 4 * num_kept * 768 * d, rel=0.002)
+    assert gpu.operations(gpu._preset(case)) == pytest.approx(6 * blocks + 4 * num_kept * 768 * d, rel=0.002)
 
 
 def test_all_images_are_parted_anew(celeba: Path, tmp_path: Path) -> None:

@@ -79,13 +79,13 @@ def score(workers: Workers, num_images: int, batch_size: int = 16) -> dict[str, 
     return {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels)}
 
 
-def decode(workers: Workers, where: str | None = None) -> dict[str, Tensor]:
+def decode(workers: Workers, where: str | None = None, num_images: int = NUM_DECODED) -> dict[str, Tensor]:
     """Crops of images that each worker needs, and how many all have read. where: None for where they fit."""
-    samples, device = NoisyImages(NUM_DECODED), torch.device("cpu")
+    samples, device = NoisyImages(num_images), torch.device("cpu")
     store = open_together(samples, device, where or choose_store(samples, device), workers)
     assert store.where == "device"
-    corner, no_flip = np.zeros(NUM_DECODED, np.int64), np.zeros(NUM_DECODED, bool)
-    batch = store.crop(np.arange(NUM_DECODED), corner, corner, no_flip, (32, 32))
+    corner, no_flip = np.zeros(num_images, np.int64), np.zeros(num_images, bool)
+    batch = store.crop(np.arange(num_images), corner, corner, no_flip, (32, 32))
     num_read = workers.all_gather(torch.tensor(samples.num_read)).sum()
     return {"images": batch.images.contiguous(), "labels": batch.labels, "number": num_read}
 
@@ -100,6 +100,7 @@ def do_all(workers: Workers) -> dict[str, Tensor]:
         "few scores": score(workers, 5),
         "decoded": decode(workers, "device"),
         "decoded where it fits": decode(workers),
+        "few decoded": decode(workers, "device", num_images=1),
     }
     return {f"{what}: {name}": value for what, values in done.items() for name, value in values.items()}
 

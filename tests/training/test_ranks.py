@@ -75,6 +75,8 @@ def test_workers_decode_each_image_once(ranks: list[dict[str, Tensor]], alone: d
             assert have[f"{what}: number"] == NUM_DECODED
             assert torch.equal(have[f"{what}: images"], alone["decoded: images"])
             assert torch.equal(have[f"{what}: labels"], alone["decoded: labels"])
+    for rank in ranks:
+        assert torch.equal(rank["few decoded: images"], alone["few decoded: images"])
 
 
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 70))

@@ -118,6 +118,7 @@ def test_one_worker_speaks_and_writes(together: tuple[RunFolder, Finished]) -> N
     run, done = together
     assert json.loads(done.stdout)["step"] == 12
     assert done.stderr.count("2 workers") == 1
+    assert "Warning" not in done.stderr
     assert done.stderr.count(": valid accuracy") == 3
     assert [int(row["step"]) for row in log_rows(run.path)] == list(range(1, 13))
 

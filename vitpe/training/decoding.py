@@ -22,5 +22,6 @@ def open_together(
     if store.decoded is not None:
         workers.all_max(0)  # the wait for the slowest is longer than a GPU's would be allowed to be
         for rank, part in enumerate(parts):
-            workers.broadcast(store.decoded[part.start : part.stop], rank)
+            if part:
+                workers.broadcast(store.decoded[part.start : part.stop], rank)
     return store

@@ -1,6 +1,7 @@
 """One process or many: the workers of a run, and what they compute together."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -45,10 +46,14 @@ class Workers:
         return self.heartbeat.doing(what) if self.heartbeat else nullcontext()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Average gradients over all workers in the backward pass."""
-        with self.doing(WAITING):
-            if self.world_size == 1:
-                return model
+        """Average gradients over all workers in the backward pass: each bucket of them as soon as it is complete, while
+        the rest is computed; a compiled model is cut into graphs for it.
+        """
+        if self.world_size == 1:
+            return model
+        with self.doing(WAITING), warnings.catch_warnings():
+            # torch 2.14 has another name for it, and 2.11 this one alone.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
