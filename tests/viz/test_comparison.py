@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.browser import PHONE, WIDE, needs_browser, visit
 from tests.helpers.in_process import call_vitpe
 from tests.helpers.viz_history import face_embeddings, write_checkpoint, write_run
 from vitpe.viz.representation import alikeness, linear_cka, map_correlation, random_alikeness
@@ -84,6 +85,57 @@ def test_two_histories_become_one_animation(runs, tmp_path):
         assert animation.size == still.size
 
 
+VISIT = """
+  await maps.ready;
+  const look = name => seen[name] = {
+    reading: at("reading").textContent, facts: at("facts").textContent,
+    alike: [...at("alike").querySelectorAll(".reading")].map(text => text.textContent),
+    numbers: [...at("numbers").rows].map(row => [...row.cells].slice(1).map(cell => cell.textContent)),
+  };
+  const [a, b] = maps.views;
+  look("last");
+  seen.sizes = [a, b].map(({overview}) => overview.getBoundingClientRect()).map(({width, height}) => [width, height]);
+  const box = b.overview.getBoundingClientRect();
+  const place = {clientX: box.left + 1, clientY: box.top + 1, bubbles: true, pointerType: "touch"};
+  b.overview.dispatchEvent(new PointerEvent("click", place));
+  seen.chosen = at("chosen").textContent;
+  document.body.dispatchEvent(new KeyboardEvent("keydown", {key: ",", bubbles: true}));
+  look("before");
+  seen.fits = document.documentElement.scrollWidth <= innerWidth;
+  seen.charts = at("alike").querySelectorAll("svg").length;
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize(("size", "dark"), [(WIDE, False), (PHONE, True)], ids=["wide", "phone"])
+def test_two_histories_share_a_page(runs, tmp_path, size, dark):
+    called = call_vitpe("viz-pe", *runs, "--compare", "--html", "--no-stills", "--out", tmp_path, "--size", "400")
+    assert called.code == 0, called.stderr
+    assert f"wrote {tmp_path}/pe_comparison.html" in called.stderr
+    records = json.loads(called.stdout)
+    seen, console = visit((tmp_path / "pe_comparison.html").read_text(), VISIT, tmp_path, size, dark)
+    assert console == []
+    assert seen["last"]["facts"].startswith("step 200")
+    for name, record in (("last", records[-1]), ("before", records[-2])):
+        expected = [f"{record[key]:.2f}, of random embeddings" for key in ("map_correlation", "cka")]
+        assert [text.rsplit(" ", 1)[0].replace("−", "-") for text in seen[name]["alike"]] == expected
+    assert seen["last"]["reading"].count("Framed") == 2
+    assert len({tuple(size) for size in seen["sizes"]}) == 1
+    own, other, *random = seen["last"]["numbers"][0]
+    assert own != other
+    assert random
+    assert seen["chosen"] == "Row 0, column 0, the border"
+    assert seen["before"]["facts"].startswith("step 100")
+    assert (seen["fits"], seen["charts"]) == (True, 2)
+
+
+def test_a_page_of_the_users_own_stays(runs, tmp_path):
+    (tmp_path / "pe_comparison.html").write_bytes(b"a holiday")
+    called = call_vitpe("viz-pe", *runs, "--compare", "--html", "--out", tmp_path)
+    assert called.code == 2
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a holiday"]
+
+
 def test_one_run_against_itself_is_alike(runs, tmp_path):
     called = call_vitpe(
         "viz-pe", runs[0], runs[0], "--compare", "--out", tmp_path, "--size", "400", "--format", "table"
@@ -126,7 +178,6 @@ def test_what_cannot_be_compared(runs, tmp_path):
     for arguments, fact in (
         ((runs[0], small), "small.safetensors 4 x 3"),
         ((runs[0],), "--compare with 1 path"),
-        ((*runs, "--html"), "--compare has no --html"),
         ((*runs, "--probe"), "--compare has no --probe"),
     ):
         called = call_vitpe("viz-pe", *arguments, "--compare", "--out", tmp_path / "new")

@@ -120,9 +120,13 @@ def viz_pe(
         out, movie, frame_ms, size=size, cmap=cmap, per_tile_scale=per_tile_scale, grid=grid, html=html, stills=stills
     )
     if compare:
-        from vitpe.viz.comparison import check_comparison, compare_histories, comparison_table
+        from vitpe.viz.comparison import PAGE, check_comparison, compare_histories, comparison_table
 
-        result = compare_histories(*check_comparison(paths or [], html, probe), options)
+        both = check_comparison(paths or [], probe)
+        result = compare_histories(*both, options)
+        if result.section is not None:
+            run_output.write_page(out / PAGE, run_output.run_records(both), result.section)
+            console.show_note(f"wrote {out / PAGE}")
         _show(result, kind, comparison_table)
         return
     planned = None

@@ -1,4 +1,4 @@
-"""Two runs' histories beside each other: one animation, and how alike their position embeddings are at each step."""
+"""Two runs' histories beside each other: one animation and page, and how alike their position embeddings are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from vitpe.viz.frames import FramePainter, mirror_curve
 from vitpe.viz.history import Checkpoint, evenly, load_history
 from vitpe.viz.numbers import checkpoint_record, number_text, random_numbers
 from vitpe.viz.options import VizOptions
-from vitpe.viz.representation import Alikeness, alikeness, random_alikeness
+from vitpe.viz.page_section import Side, history_section
+from vitpe.viz.representation import ALIKENESS, Alikeness, alikeness, random_alikeness
 from vitpe.viz.sheet import Sheet, shorten
 from vitpe.viz.similarity import cosine_similarity
 from vitpe.viz.visualize import VizResult
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NAME: Final = "pe_comparison"
+PAGE: Final = f"{NAME}.html"
+_TITLES: Final = {"map_correlation": "correlation of the maps", "cka": "CKA of the embeddings"}
 HEAD: Final = 70
 MARGIN: Final = 20
 
@@ -41,7 +44,7 @@ class Pair:
 
 def compare_histories(first: Path, second: Path, options: VizOptions) -> VizResult:
     """Draw both histories in one animation on one scale, and write it into `options.out` as pe_comparison, with the
-    last frame as a PNG. The records are of `pair_record`.
+    last frame as a PNG. The records are of `pair_record`; with `html`, a section for the page is worked out, too.
 
     Compared are the steps that both runs have; where these are less than half of the shorter history, the same shares
     of both, which is noted. Raises VitpeError as `load_history` does, and for runs of different grids.
@@ -61,23 +64,45 @@ def compare_histories(first: Path, second: Path, options: VizOptions) -> VizResu
     records = tuple(pair_record(pair, random) for pair in pairs)
     make_folder(options.out)
     target = options.out / NAME
-    for path in (target.with_suffix(f".{options.format}"), target.with_suffix(".png")):
-        refuse_foreign(path)
+    for suffix in (f".{options.format}", ".png", *([".html"] if options.html else [])):
+        refuse_foreign(target.with_suffix(suffix))
     check_folder(options.out, options.out)
 
+    sides = [
+        _side(str(first), [pair.first for pair in pairs]),
+        _side(str(second), [pair.second for pair in pairs]),
+    ]
+    everything = (cosine_similarity(each.embeddings) for side in sides for each in side.history)
+    colours = ColourScale(*colour_range(everything), options.per_tile_scale)
     shown = evenly(len(pairs), options.max_frames)
-    drawn = [pairs[index] for index in shown]
     palette = make_palette(options.cmap, GIF_LEVELS if options.format == "gif" else 128)
-    frames = _draw([f"{path}" for path in (first, second)], drawn, [records[i] for i in shown], palette, options)
+    frames = _draw(sides, shown, records, colours, palette, options)
     written = []
     if len(frames) > 1:
         written.append(write_animation(frames, palette, options.timing, options.format, target))
-        if len(drawn) < len(pairs):
-            notes.append(f"the animation shows {len(drawn)} of {len(pairs)} steps, evenly spread")
+        if len(shown) < len(pairs):
+            notes.append(f"the animation shows {len(shown)} of {len(pairs)} steps, evenly spread")
     if options.stills:
         written.append(target.with_suffix(".png"))
         write_atomic(written[-1], png(palette.to_rgb(frames[-1])))
-    return VizResult(tuple(written), records, tuple(notes))
+    section = None
+    if options.html:
+        section = history_section(sides, colours, options.cmap, options.frame_ms, _alike(records))
+    return VizResult(tuple(written), records, tuple(notes), section)
+
+
+def _side(name: str, history: Sequence[Checkpoint]) -> Side:
+    random = random_numbers(history[0].embeddings.shape[1], history[0].grid_size, history[0].face)
+    return Side(name, history, [checkpoint_record(each, random) for each in history])
+
+
+def _alike(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the page says of how alike they are. records: see `pair_record`."""
+    return {
+        "numbers": [{"key": key, "name": _TITLES[key], "meaning": meaning} for key, meaning in ALIKENESS.items()],
+        "values": [{key: record[key] for key in ALIKENESS} for record in records],
+        "random": records[0]["random"],
+    }
 
 
 def pair_record(pair: Pair, random: Alikeness) -> dict[str, Any]:
@@ -111,23 +136,22 @@ def _pairs(first: Sequence[Checkpoint], second: Sequence[Checkpoint], notes: lis
 
 
 def _draw(
-    names: Sequence[str],
-    pairs: Sequence[Pair],
+    sides: Sequence[Side],
+    shown: Sequence[int],
     records: Sequence[dict[str, Any]],
+    colours: ColourScale,
     palette: Palette,
     options: VizOptions,
 ) -> Pixels:
-    """(T, height, width): both runs' frames side by side, with a head over each pair."""
-    sides = [[pair.first for pair in pairs], [pair.second for pair in pairs]]
-    everything = (cosine_similarity(each.embeddings) for side in sides for each in side)
-    colours = ColourScale(*colour_range(everything), options.per_tile_scale)
+    """(T, height, width): both runs' frames side by side, with a head over each pair. records: see `pair_record`."""
     painters = []
     for side in sides:
-        random = random_numbers(side[0].embeddings.shape[1], side[0].grid_size, side[0].face)
-        curve = mirror_curve([checkpoint_record(each, random) for each in side])
-        painters.append(FramePainter(side, curve, colours, palette, options.size))
+        curve = mirror_curve([side.records[index] for index in shown])
+        history = [side.history[index] for index in shown]
+        painters.append(FramePainter(history, curve, colours, palette, options.size))
+    names = [side.name for side in sides]
     frames = []
-    for number, record in enumerate(records):
+    for number, record in enumerate(records[index] for index in shown):
         left, right = (painter.draw(number) for painter in painters)
         both = np.concatenate([left, right], axis=1)
         frames.append(np.concatenate([_head(names, record, left.shape[1], both.shape[1], palette), both]))
@@ -143,8 +167,7 @@ def _head(names: Sequence[str], record: dict[str, Any], middle: int, width: int,
         )
     random = record["random"]
     text = "How alike: " + " · ".join(
-        f"{title} {number_text(record[key])} (random {number_text(random[key])})"
-        for key, title in (("map_correlation", "correlation of the maps"), ("cka", "CKA of the embeddings"))
+        f"{title} {number_text(record[key])} (random {number_text(random[key])})" for key, title in _TITLES.items()
     )
     sheet.text(MARGIN, 57, shorten(text, 14, width - 2 * MARGIN), 14, MUTED)
     return palette.nearest(sheet.pixels())
@@ -179,11 +202,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else number_text(value)
 
 
-def check_comparison(paths: Sequence[Path], html: bool, probe: bool) -> tuple[Path, Path]:
+def check_comparison(paths: Sequence[Path], probe: bool) -> tuple[Path, Path]:
     """The two; UsageError for any other number of them, and for what a comparison has not."""
     if len(paths) != 2:
         raise UsageError(f"--compare with {len(paths)} path{'s' * (len(paths) != 1)}", "name two runs: --compare A B")
-    for option, wanted in (("--html", html), ("--probe", probe)):
-        if wanted:
-            raise UsageError(f"--compare has no {option}", f"ask one run at a time: viz-pe RUN {option}")
+    if probe:
+        raise UsageError("--compare has no --probe", "ask one run at a time: viz-pe RUN --probe")
     return paths[0], paths[1]

@@ -112,7 +112,9 @@ def history_section(
         "random_meaning": RANDOM_MEANING,
         "num_checkpoints": len(history),
         "error": max(frame.error for side in frames for frame in side),
-        "sides": [_side(side, shown, found) for side, found in zip(sides, frames, strict=True)],
+        "sides": [
+            _side(side, shown, found, frames[0][-1].components) for side, found in zip(sides, frames, strict=True)
+        ],
         "alike": alike and alike | {"values": [alike["values"][index] for index in shown]},
     }
 
@@ -143,21 +145,21 @@ class GrowingHistory:
         )
 
 
-def _side(side: Side, shown: Sequence[int], frames: Sequence[Frame]) -> dict[str, Any]:
+def _side(side: Side, shown: Sequence[int], frames: Sequence[Frame], like: Floats) -> dict[str, Any]:
     return {
         "name": side.name,
         "subject": side.history[-1].subject or "",
         "random": side.records[0]["random"],
-        "packed": packed(_bytes_of(frames)),
+        "packed": packed(_bytes_of(frames, like)),
         "frames": [
             _facts(side.history, index, side.records[index], frame) for index, frame in zip(shown, frames, strict=True)
         ],
     }
 
 
-def _bytes_of(frames: Sequence[Frame]) -> Iterable[NDArray[np.uint8]]:
+def _bytes_of(frames: Sequence[Frame], like: Floats) -> Iterable[NDArray[np.uint8]]:
     """All pairs (T, P), each frame minus the one before it, modulo 256, which is mostly near 0 and packs well; then all
-    lengths (T, N) and all components (T, N, 3).
+    lengths (T, N) and all components (T, N, 3). like: components (N, 3), whose signs the last ones get.
     """
     pairs = np.stack([frame.pairs for frame in frames])
     yield pairs[:1]
@@ -165,17 +167,19 @@ def _bytes_of(frames: Sequence[Frame]) -> Iterable[NDArray[np.uint8]]:
     for frame in frames:
         span = np.ptp(frame.norms)
         yield _to_bytes((frame.norms - frame.norms.min()) / (span if span > 0 else 1.0))
-    yield from map(_to_bytes, _aligned([frame.components for frame in frames]))
+    yield from map(_to_bytes, _aligned([frame.components for frame in frames], like))
 
 
-def _aligned(components: Sequence[Floats]) -> list[Floats]:
-    """The sign of a component is arbitrary: each gets the one that it has in the frame after it."""
-    found = [components[-1]]
-    for values in reversed(components[:-1]):
+def _aligned(components: Sequence[Floats], like: Floats) -> list[Floats]:
+    """The sign of a component is arbitrary: each gets the one that it has in the frame after it, the last that of
+    `like`.
+    """
+    found = [like]
+    for values in reversed(components):
         next_values = found[-1] - found[-1].mean(axis=0)
         opposite = ((values - values.mean(axis=0)) * next_values).sum(axis=0) < 0
         found.append(np.where(opposite, 1 - values, values))
-    return found[::-1]
+    return found[:0:-1]
 
 
 def _to_bytes(shares: Floats) -> Pixels:

@@ -4,7 +4,9 @@ const {grid_size: [rows, columns], sides} = data.history;
 const count = rows * columns, numPairs = count * (count - 1) / 2;
 const colourMap = bytes(data.history.colours);
 const times = sides[0].frames.map(({step}, index) => step ?? index);
-const timeName = sides[0].frames.every(({step}) => step !== null) ? "step" : "checkpoint";
+const timed = sides[0].frames.every(({step}) => step !== null);
+const together = sides.every(({frames}) => frames.every(({step}, i) => step === sides[0].frames[i].step));
+const timeName = !timed ? "checkpoint" : together ? "step" : "step of A";
 // patch: that is chosen; tile, cell: under the pointer, in all maps and in a large one.
 const state = {frame: times.length - 1, patch: data.history.patch, tile: null, cell: null, timer: null};
 const shown = () => state.tile ?? state.patch;
@@ -130,9 +132,9 @@ function measure() {
   // Pixels of the canvas in one of the page's: more than there are on the screen where so many maps have no room else.
   const scale = Math.max(ratio, wide / room, high / height);
   Object.assign(layout, {cell, gap, scale, width: columns * cell + gap, height: rows * cell + gap});
-  const together = sides.length * wide / scale + 24 * (sides.length - 1);
-  at("history").style.setProperty("--overviews", `${together}px`);
-  at("history").dataset.wide = !narrow && sides.length === 1 && whole - together >= 340 + 150 + 2 * 36;
+  const taken = sides.length * wide / scale + 24 * (sides.length - 1);
+  at("history").style.setProperty("--overviews", `${taken}px`);
+  at("history").dataset.wide = !narrow && sides.length === 1 && whole - taken >= 340 + 150 + 2 * 36;
   const many = sides.length > 1;
   Object.assign(layout, small([many || narrow ? 160 : 340, narrow ? 190 : many ? 240 : 400], ratio, "large"));
   Object.assign(layout, small([narrow || many ? 150 : 158, 220], ratio, "panel"));
