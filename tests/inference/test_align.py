@@ -145,6 +145,17 @@ def test_all_faces_have_a_record_and_pictures(predicted, photos, tmp_path):
 
 
 @needs_detector
+def test_all_faces_are_also_the_small_ones_beside_a_large_one(predicted, faces, tmp_path):
+    rng = np.random.default_rng(3)
+    parts = [place(faces[i], rng, turn=0.0, distance=distance).pixels for i, distance in ((0, 80.0), (3, 14.0))]
+    Image.fromarray(np.concatenate(parts, 1)).save(tmp_path / "crowd.png")
+    found = read_jsonl(predicted(tmp_path / "crowd.png", "--align", "--faces", "all"))
+    assert [(record["face"]["number"], record["face"]["count"]) for record in found] == [(1, 2), (2, 2)]
+    distances = [np.hypot(*np.subtract(*record["face"]["eyes"])) for record in found]
+    np.testing.assert_allclose(distances, [80, 14], rtol=0.2)
+
+
+@needs_detector
 def test_a_sheet_says_where_no_face_was_found(predicted, photos, tmp_path):
     sheet = tmp_path / "sheet.html"
     assert predicted(photos / "wall.png", photos / "two.png", "--align", "--faces", "all", "--sheet", sheet).code == 0

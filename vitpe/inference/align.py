@@ -37,7 +37,7 @@ class FaceAligner:
 
     def __call__(self, image: Pixels, name: str) -> list[tuple[Pixels, FoundFace]]:
         photo = np.ascontiguousarray(image.transpose(1, 2, 0))
-        found = find_faces(photo)
+        found = find_faces(photo, every=self.faces == "all")
         tell = self.remarks.about(name)
         if not found:
             tell("no face found, so no attributes are given; without --align the whole image is answered")

@@ -39,6 +39,10 @@ class Face:
     def area(self) -> float:
         return self.box[2] * self.box[3]
 
+    @property
+    def eye_distance(self) -> float:
+        return float(np.hypot(*(self.landmarks[1] - self.landmarks[0])))
+
 
 def detect(image: NDArray[np.uint8], min_score: float) -> list[Face]:
     """The faces in `image` (H, W, 3) as it is, the surest first. May be called from several threads.

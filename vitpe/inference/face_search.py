@@ -10,8 +10,10 @@ from PIL import Image
 from vitpe.inference.face_detector import Face, detect
 from vitpe.inference.warp import Points, inverse, move, similarity, warp
 
-_SIDES: Final = (384, 1024)  # the longer side of what is searched: the second finds small faces, and is seldom needed
-_MIN_CANDIDATE, _MIN_FACE = 0.35, 0.5  # scores in a whole photo, and seen closely and upright
+_SIDES: Final = (256, 512, 1024)  # the longer side of what is searched, until a face is found: most are in the first
+_TURNED_SIDE: Final = 384
+_MIN_CANDIDATE, _MIN_FACE = 0.2, 0.5  # scores in a whole photo, and seen closely and upright
+_SURE: Final = 0.8
 _WINDOW: Final = (192, 192)  # of the closer look
 _POSE: Final = np.array([[76.0, 84], [116, 84], [96, 108], [79, 127], [113, 127]])
 """Landmarks of a face that stands upright in the middle of the window."""
@@ -20,27 +22,28 @@ _SETTLED: Final = 7.0  # degrees: a face so nearly upright need not be looked at
 _MAX_MISFIT: Final = 0.25  # of the distance between the eyes, from landmarks to the pose's that fit them best
 
 
-def find_faces(image: NDArray[np.uint8]) -> list[Face]:
+def find_faces(image: NDArray[np.uint8], *, every: bool = False) -> list[Face]:
     """The faces in `image` (H, W, 3), the largest first; none where there is none. May be called from several threads.
 
     An image in which nothing is found is searched larger, and then turned by 90, 270 and 180 degrees.
+    every: search it larger in any case, for small faces beside a large one.
     Raises VitpeError where the extra is not installed.
     """
     faces: list[Face] = []
     for side in _SIDES:
-        faces = _search(image, side)
-        if faces or max(image.shape) <= side:
+        faces = _distinct([*faces, *_search(image, side)])
+        if (faces and not every) or max(image.shape) <= side:
             break
     for quarters in (1, 3, 2):
         if faces:
             break
         turned = np.ascontiguousarray(np.rot90(image, quarters))
-        faces = [_turn_back(face, quarters, image.shape[:2]) for face in _search(turned, _SIDES[0])]
+        faces = _distinct([_turn_back(face, quarters, image.shape[:2]) for face in _search(turned, _TURNED_SIDE)])
     return sorted(faces, key=lambda face: -face.area)
 
 
 def _search(image: NDArray[np.uint8], side: int) -> list[Face]:
-    """The faces of an image that is made smaller until its longer side is `side`."""
+    """The faces of an image that is made smaller until its longer side is `side`; one may be there twice."""
     height, width = image.shape[:2]
     shrink = min(1.0, side / max(height, width))
     small = image
@@ -48,17 +51,43 @@ def _search(image: NDArray[np.uint8], side: int) -> list[Face]:
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     scale = np.array([width / small.shape[1], height / small.shape[0]])
-    found = []
-    for face in detect(small, _MIN_CANDIDATE):
-        box = tuple((np.array(face.box) * np.tile(scale, 2)).tolist())
-        seen = _look_closer(image, replace(face, box=box, landmarks=face.landmarks * scale))
-        if seen is not None:
-            found.append(seen)
-    return found
+    candidates = [
+        replace(face, box=tuple((np.array(face.box) * np.tile(scale, 2)).tolist()), landmarks=face.landmarks * scale)
+        for face in detect(small, _MIN_CANDIDATE)
+    ]
+    return [face for candidate in candidates if (face := _look_closer(image, candidate)) is not None]
+
+
+def _distinct(faces: list[Face]) -> list[Face]:
+    """Those whose middle is not within another's that is surer."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        middle = face.landmarks.mean(0)
+        if all(np.hypot(*(middle - other.landmarks.mean(0))) > other.eye_distance / 2 for other in kept):
+            kept.append(face)
+    return kept
 
 
 def _look_closer(image: NDArray[np.uint8], face: Face) -> Face | None:
     """The face with landmarks from a window in which it stands upright; None where nothing there is a face.
+
+    Where it is not surely one, it may lie on its side or stand on its head: it is the way in which it is surest.
+    """
+    seen: Face | None = None
+    middle = face.landmarks.mean(0)
+    for quarters in range(4):
+        x, y = (face.landmarks - middle).T
+        turned = (np.stack([x, y], 1), np.stack([-y, x], 1), np.stack([-x, -y], 1), np.stack([y, -x], 1))[quarters]
+        found = _settle(image, replace(face, landmarks=turned + middle))
+        if found is not None and (seen is None or found.score > seen.score):
+            seen = found
+        if seen is not None and seen.score >= _SURE:
+            break
+    return seen
+
+
+def _settle(image: NDArray[np.uint8], face: Face) -> Face | None:
+    """The face in the window that shows these landmarks upright, the window turned until they are; None for no face.
 
     Far from upright, landmarks say too small an angle: each look turns the window by what is left.
     """

@@ -29,8 +29,8 @@ def prediction_json(prediction: Prediction) -> str:
     could not be read {"schema": 1, "file": "bad.jpg", "error": "…"}. Probabilities have 6 decimals. With maps also
     {"maps": {"method": "occlusion", "values": {"Smiling": [[0.01, …], …], …}}}: a list for each row of patches.
     Where faces were looked for also {"face": {"found": true, "number": 1, "count": 2, "box": [x, y, width, height],
-    "eyes": [[x, y], [x, y]]}}, in pixels of the photo, number 1 being the largest; where there is none, found is false,
-    count 0, the rest null, probs {} and present [].
+    "eyes": [[x, y], [x, y]]}}, in pixels of the photo, number 1 being the largest of the count that were found; where
+    there is none, found is false, count 0, the rest null, probs {} and present [].
     """
     record: dict[str, Any] = {"schema": SCHEMA, "file": prediction.file}
     if prediction.error is not None:
