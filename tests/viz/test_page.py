@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.browser import PHONE, WIDE, needs_browser, visit
-from tests.helpers.viz_history import write_checkpoint, write_run
+from tests.helpers.in_process import call_vitpe
+from tests.helpers.viz_history import face_embeddings, float32, write_checkpoint, write_run, write_safetensors
 from vitpe.reporting.run_page import run_page
 from vitpe.viz.colours import ColourScale
 from vitpe.viz.components import component_colours, norms
@@ -317,6 +318,97 @@ def test_grids_of_any_shape_have_their_place(unusual, tmp_path, size):
     assert 100 <= width <= 760
     assert 20 <= height <= 900
     assert max(large) >= 150
+
+
+def foreign(folder):
+    """Two files of nobody's, without steps."""
+    for name in "ab":
+        values = np.random.default_rng(ord(name)).standard_normal((1, 17, 8))
+        write_safetensors(folder / f"{name}.safetensors", {"pos_embed": float32(values)})
+
+
+def alone(folder):
+    """One checkpoint of ours."""
+    write_checkpoint(folder / "step-0000007.safetensors", face_embeddings(1.0, width=8), 7)
+
+
+def zero(folder):
+    """A model that learns no embeddings."""
+    for step in (0, 10):
+        write_checkpoint(folder / f"step-{step:07d}.safetensors", np.zeros((143, 4)), step)
+
+
+def equal(folder):
+    """Embeddings that are all the same."""
+    for step in (1, 2):
+        write_checkpoint(folder / f"step-{step:07d}.safetensors", np.ones((143, 4)) * step, step)
+
+
+def one_zero(folder):
+    """One patch without an embedding."""
+    values = face_embeddings(1.0, width=8)
+    values[70] = 0
+    write_checkpoint(folder / "step-0000007.safetensors", values, 7)
+
+
+def tiny_grid(folder):
+    """No patch is beyond another's neighbours."""
+    for step in (1, 2):
+        values = np.random.default_rng(step).standard_normal((4, 3))
+        write_checkpoint(folder / f"step-{step:07d}.safetensors", values, step, (2, 2))
+
+
+ODD_VISIT = """
+  await maps.ready;
+  const [{overview, notice}] = maps.views;
+  overview.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true, cancelable: true}));
+  seen.controls = !at("controls").hidden;
+  seen.notice = !notice.hidden;
+  seen.reading = at("reading").textContent;
+  seen.lacks = at("lacks").textContent;
+  seen.curve = at("number-curve").querySelectorAll("svg").length;
+  for (const button of document.querySelectorAll("#numbers button")) button.click();
+  seen.facts = at("facts").textContent;
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("write", "controls", "notice", "words"),
+    [
+        (foreign, True, False, "most like"),
+        (alone, False, False, "most like"),
+        (zero, True, True, "undefined"),
+        (equal, True, False, "most like"),
+        (one_zero, False, False, "the embedding is zero"),
+        (tiny_grid, True, False, "No patch is beyond its neighbours"),
+    ],
+)
+def test_any_history_has_a_page(tmp_path, write, controls, notice, words):
+    write(tmp_path / "files")
+    called = call_vitpe("viz-pe", tmp_path / "files", "--html", "--no-stills", "--size", "400", "--out", tmp_path)
+    assert called.code == 0, called.stderr
+    seen, console = visit((tmp_path / "pe_similarity.html").read_text(), ODD_VISIT, tmp_path)
+    assert console == []
+    assert (seen["controls"], seen["notice"]) == (controls, notice)
+    assert words in seen["reading"]
+    assert ("one checkpoint alone" in seen["lacks"]) == (not controls)
+    assert "without a run's folder" in seen["lacks"]
+    assert "--probe" in seen["lacks"]
+    assert seen["curve"] == (controls and write is not zero)
+
+
+@needs_browser
+def test_what_is_undefined_in_both_has_a_page(tmp_path):
+    for name in "ab":
+        zero(tmp_path / name)
+    arguments = ("--compare", "--html", "--no-stills", "--size", "400", "--out", tmp_path)
+    called = call_vitpe("viz-pe", tmp_path / "a", tmp_path / "b", *arguments)
+    assert called.code == 0, called.stderr
+    script = "await maps.ready; seen.alike = at('alike').textContent;"
+    seen, console = visit((tmp_path / "pe_comparison.html").read_text(), script, tmp_path)
+    assert console == []
+    assert "–, of random embeddings" in seen["alike"]
 
 
 def read(text):

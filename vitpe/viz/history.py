@@ -214,5 +214,5 @@ def _without_repeated_steps(checkpoints: Iterable[Checkpoint]) -> Iterable[Check
         elif not np.array_equal(previous.embeddings, checkpoint.embeddings):
             raise VitpeError(
                 f"{checkpoint.path} and {previous.path} differ, but both are of step {checkpoint.step}",
-                hint="draw the checkpoints of one run",
+                hint="draw the checkpoints of one run, or compare two: vitpe viz-pe A B --compare",
             )

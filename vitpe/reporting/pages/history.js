@@ -291,7 +291,7 @@ function drawNumbers() {
 function overTime(name, lines, levels) {
   const values = [...lines.flat().map(([, value]) => value), ...levels];
   const x = axis(timeName, [Math.min(0, ...times), Math.max(1, ...times)]);
-  const drawn = chart({label: `${name} by ${timeName}`, x, y: axis("", values), width: 420, height: 260});
+  const drawn = chart({label: `${name} by ${timeName}`, x, y: axis("", values.length ? values : [0, 1]), width: 420, height: 260});
   for (const level of levels) drawn.line([[x.low, level], [x.high, level]], "dashed");
   lines.forEach((line, number) => drawn.line(line, `run${number}`));
   return drawn;
