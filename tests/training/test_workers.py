@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.fuzz.torture import comparable
 from tests.helpers import Finished, contents, log_rows, run_python, start_python, tiny_options, train_tiny
@@ -97,6 +98,26 @@ def assert_alike(run: RunFolder, alone: RunFolder, atol: float = 1e-5) -> None:
     for row, expected_row in zip(log_rows(run.path), log_rows(alone.path), strict=True):
         for column in row.keys() - set(TIMING_COLUMNS):
             assert float(row[column] or -1) == pytest.approx(float(expected_row[column] or -1), abs=atol), column
+
+
+def test_two_workers_make_nearly_the_weights_of_one_by_a_whole_recipe(celeba: Path, tmp_path: Path) -> None:
+    """Muon, whitening, averages, dropped patches and branches, micro-batches: rounding is blown up, and no more."""
+    whole = {"train__whiten": True, "train__ema_decay": 0.9, "train__patch_keep": 0.5, "model__drop_path_rate": 0.1}
+    whole |= {"train__label_smoothing": 0.1, "train__micro_batch_size": 2, "train__num_evals": 1}
+    done = torchrun(tmp_path, "vitpe", "train", *tiny_options(celeba, **whole))
+    assert done.code == 0, done.stderr
+    train_tiny(celeba, tmp_path / "alone", **whole)
+    train_tiny(celeba, tmp_path / "other", **whole, train__seed=7)
+    together, alone, other = (changes(tmp_path / name) for name in ("runs/1", "alone", "other"))
+    assert (together - alone).norm() < 0.25 * alone.norm()
+    assert (other - alone).norm() > alone.norm()  # or this would show nothing
+
+
+def changes(run: Path) -> Tensor:
+    """What training has made of all weights, in one row."""
+    history = sorted(RunFolder(run).checkpoints.iterdir())
+    first, last = (read_tensors(path) for path in (history[0], history[-1]))
+    return torch.cat([(last[name] - first[name]).flatten() for name in sorted(first)])
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
