@@ -324,16 +324,16 @@ def _convert_pos_embed(
         _shape(found, "cls_token", "(1, 1, D)")
         found["cls_token"] = found["cls_token"].float() + table[:, :1]
         table = torch.cat([torch.zeros_like(table[:, :1]), table[:, 1:]], dim=1)
-    other = f"pos_embed: {config.pos_embed} where the weights were trained with others, so that their logits change"
     match config.pos_embed:
         case "factorized":
             y, x = factors or _split_table(table, config.grid_size)
             if not torch.allclose(position_table(y, x), table, rtol=0, atol=1e-5):
-                notes.append(other)
+                nearest = "the sums of rows and columns that are nearest to the weights' own"
+                notes.append(f"pos_embed: {nearest}, so that their logits change")
             found |= dict(zip(_FACTORS, (y, x), strict=True))
             return
         case "none" if table.any():
-            notes.append(other)
+            notes.append("pos_embed: none where the weights were trained with some, so that their logits change")
             table = torch.zeros_like(table)
         case "sincos" if not torch.allclose(table[0, 1:], sincos_embedding(config.grid_size, table.shape[2])):
             notes.append("pos_embed: the weights' own, which stay as they are, in the place of sines and cosines")
