@@ -23,7 +23,7 @@ from tests.helpers import Finished, run_python
 class Ran:
     """What a command left: exit code, stdout, stderr, how often the GPU was asked for what ("launch", "blas", …; see
     noop_gpu.c), and how often for which kernel. step_ends: the training thread's processor time, in seconds, when it
-    had given the GPU each step.
+    had given the GPU each step. peak_bytes: of tensors on the first GPU at once, where torch keeps what is freed.
     """
 
     code: int
@@ -32,6 +32,7 @@ class Ran:
     counts: Mapping[str, int]
     kernels: Mapping[str, int]
     step_ends: Sequence[float]
+    peak_bytes: int
 
 
 @dataclass(frozen=True)

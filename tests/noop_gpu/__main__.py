@@ -66,6 +66,7 @@ def main() -> None:
         GPU.noop_gpu_leave(ALL_MEMORY if command["free_bytes"] is None else command["free_bytes"])
         before = counts()
         step_ends.clear()
+        torch.cuda.reset_peak_memory_stats()
         try:
             called = call_vitpe(*command["arguments"])
             code, stdout, stderr = called.code, called.stdout, called.stderr
@@ -78,6 +79,7 @@ def main() -> None:
             "counts": {key: count - before[key] for key, count in counts().items()},
             "kernels": kernels(Path(f"kernels-{rank}")),
             "step_ends": step_ends[:],
+            "peak_bytes": torch.cuda.max_memory_allocated(),
         }
     Path(f"ran-{rank}.json").write_text(json.dumps(ran))
     os._exit(0)  # what the libraries do at exit is not covered

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_config, tiny_options, write_celeba
-from tests.noop_gpu import Command, Ran, build, run, steps, unavailable
+from tests.noop_gpu import Command, Ran, build, memory, run, steps, unavailable
+from vitpe.config import PRESETS
 from vitpe.training.memory_needs import Needs, training_needs
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
@@ -144,6 +145,13 @@ def test_the_calls_of_a_step_are_counted(library: Path, celeba: Path) -> None:
     assert step["graph"] == 1
     assert step["calls"] < 40  # without a graph it is nearly 600
     assert step["host_ms"] > 0
+
+
+def test_the_memory_of_a_run_is_what_was_reckoned(library: Path, tmp_path: Path) -> None:
+    celeba = write_celeba(tmp_path / "celeba", num_train=64)
+    train = replace(PRESETS["tiny"].train, compile="off")
+    reckoned, measured = memory.measure(library, celeba, "tiny", train)
+    assert reckoned < measured < 1.15 * reckoned + 100_000_000  # products have a workspace
 
 
 def test_one_thread_alone_runs_the_model_in_predict(ran: dict[str, Ran]) -> None:

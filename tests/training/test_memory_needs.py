@@ -181,6 +181,11 @@ def test_images_that_would_take_the_rest_are_refused(monkeypatch: pytest.MonkeyP
     assert error.message.startswith("1.0 GB of images, and training needs 0.")
     assert error.hint == "keep the images elsewhere: --store auto"
     check_fits(*asked, int(0.5e9))
+    needs = training_needs(*asked[:3], "cuda")
+    monkeypatch.setattr(memory_needs, "memory_bytes", lambda device: needs.total - needs.batches + 1000)
+    check_fits(*asked, 1000)
+    with pytest.raises(UsageError):
+        check_fits(*asked, 1001)
 
 
 def test_the_machine_says_what_it_has():

@@ -64,6 +64,8 @@ def check_fits(model: ModelConfig, train: TrainConfig, batch_size: int, device: 
     train: its precision decided. batch_size: of one worker. images: bytes of those that are to be decoded on the GPU.
     """
     needs = training_needs(model, train, batch_size, device.type)
+    if images:
+        needs = replace(needs, batches=0)  # of images that are there only the places are sent
     there = memory_bytes(device)
     if there is None or needs.total + images <= there:
         return
