@@ -194,6 +194,8 @@ seen.options = [...at("order").options].map(option => option.textContent);
 choose("1");
 seen.sorted = files();
 seen.first = cards()[0].querySelector(".first .row").textContent;
+const bald = [...cards()[0].querySelectorAll(".row")].filter(row => row.textContent.startsWith("Bald"));
+seen.once = bald.filter(row => row.offsetHeight).length;
 choose("unusual");
 seen.unusual = files();
 seen.cleared = document.querySelectorAll(".first .row").length;
@@ -238,6 +240,7 @@ def test_a_visit(tmp_path, size, dark):
     assert seen["first"] == "Bald70%"
     assert seen["unusual"] == ["0.jpg", "1.jpg", "2.jpg", "bad.jpg"]
     assert seen["cleared"] == 0
+    assert seen["once"] == 1
     assert seen["natural"] == 176
     assert seen["open"] and seen["closed"] and seen["close"] and seen["scrolled"] == 0
     assert seen["large"] == "photos/0.jpg"
