@@ -45,6 +45,7 @@ from vitpe.inference.maps import map_values
 from vitpe.inference.torch_engine import TorchEngine
 from vitpe.launch import num_cpus
 from vitpe.metrics.thresholds import sigmoid
+from vitpe.reporting.records import plain
 from vitpe.runs.find import weights_file
 from vitpe.runs.metadata import CheckpointInfo
 from vitpe.runs.weights import load_arrays
@@ -225,9 +226,9 @@ def pointing(subjects: Sequence[Subject], faces: DrawnFaces, info: CheckpointInf
 
 
 def interval(values: Sequence[float] | Floats) -> tuple[float, float]:
-    """(mean, half of the 95 % interval of the mean)."""
+    """(mean, half of the 95 % interval of the mean), the half NaN of one value alone."""
     array = np.asarray(values, dtype=float)
-    return float(array.mean()), float(1.96 * array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else 0.0
+    return float(array.mean()), float(1.96 * array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else np.nan
 
 
 def curve_rows(found: Mapping[str, Floats]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -262,8 +263,12 @@ def show(title: str, rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> N
     for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[c][0]:.3f} ± {row[c][1]:.3f}" if c in row else "" for c in columns))
+        table.add_row(name, *(_cell(*row[c]) if c in row else "" for c in columns))
     Console(width=140).print(table)
+
+
+def _cell(mean: float, half: float) -> str:
+    return f"{mean:.3f}" if np.isnan(half) else f"{mean:.3f} ± {half:.3f}"
 
 
 def main() -> None:
@@ -299,7 +304,7 @@ def main() -> None:
         if scores:
             show("pointing, by attribute (faces that have it)", by_attribute | {"mean of attributes": means})
         report["pointing"] = by_attribute | {"mean of attributes": means}
-    print(json.dumps(report))
+    print(json.dumps(plain(report)))
 
 
 if __name__ == "__main__":

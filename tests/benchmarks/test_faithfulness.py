@@ -104,6 +104,7 @@ def test_a_map_that_knows_the_truth_points_at_it():
 
 def test_intervals():
     assert interval([1.0, 3.0]) == (2.0, pytest.approx(1.96))
+    assert np.isnan(interval([1.0])[1])
     rows = curve_rows({"random": np.array([[0.5, 0.5], [0.5, 0.5]]), "good": np.array([[0.2, 0.9], [0.4, 0.9]])})
     assert rows["good"]["above random"][0] == pytest.approx(0.6)
     assert rows["random"]["above random"] == (0, 0)
