@@ -53,11 +53,14 @@ def embedded(text):
 
 
 def unpacked(side, count):
-    """Of a side of the page: pairs (T, P), lengths (T, N) and components (T, N, 3), in bytes."""
+    """Of a side of the page: pairs (T, P), with what rounding took from the last ones, lengths (T, N) and components
+    (T, N, 3), in bytes.
+    """
     total, num_pairs = len(side["frames"]), count * (count - 1) // 2
     data = np.frombuffer(zlib.decompress(base64.b64decode(side["packed"])), np.uint8)
-    pairs, lengths, components = np.split(data, np.cumsum([total * num_pairs, total * count]))
-    pairs = np.cumsum(pairs.reshape(total, num_pairs), axis=0, dtype=np.uint8)
+    rest, pairs, lengths, components = np.split(data, np.cumsum([num_pairs, total * num_pairs, total * count]))
+    pairs = np.cumsum(pairs.reshape(total, num_pairs), axis=0, dtype=np.uint8).astype(float)
+    pairs[-1] += np.where(pairs[-1] == 255, 0, rest / 255 - 0.5)
     return pairs, lengths.reshape(total, count), components.reshape(total, count, 3)
 
 
@@ -79,6 +82,8 @@ def test_the_similarities_are_in_it(history, text):
         values = np.where(pairs == 255, np.nan, frame["low"] + pairs / 254.0 * (frame["high"] - frame["low"]))
         expected = cosine_similarity(checkpoint.embeddings)[np.triu_indices(143, k=1)]
         np.testing.assert_allclose(values, expected, atol=section["error"] + 1e-9)
+    np.testing.assert_allclose(values, expected, atol=section["last_error"] + 1e-9)
+    assert section["last_error"] < 2e-5
 
 
 def test_lengths_and_components_are_in_it(history, text):
@@ -124,7 +129,8 @@ def test_histories_of_large_grids_are_thinned(tmp_path):
 
 def test_quantised_pairs_can_be_undefined_or_all_alike():
     similarity = np.full((3, 3), 0.5)
-    pairs, low, high = quantise(similarity)
+    pairs, rest, low, high = quantise(similarity)
+    assert rest.tolist() == [128] * 3
     assert low == 0.5 < high
     assert pairs.tolist() == [0, 0, 0]
     similarity[0, 1] = similarity[1, 0] = np.nan
@@ -183,6 +189,8 @@ VISIT = """
   look("keys");
   key(document.body, ",");
   look("before");
+  point(large, 7.5 * large.clientWidth / 11, 9.5 * large.clientHeight / 13);
+  look("earlier");
   at("time").value = 0;
   at("time").dispatchEvent(new Event("input"));
   look("past");
@@ -207,8 +215,8 @@ def test_a_visit(history, text, tmp_path):
     def colour(n, m):
         return colours[round(255 * min(1, max(0, (similarity[n, m] - LOW) / (HIGH - LOW))))]
 
-    def close(pixel, n, m):  # a step of the colour map, from rounding to 8 bits
-        return np.abs(np.array(pixel[:3]) - colour(n, m)).max() <= 6 and pixel[3] == 255
+    def close(pixel, n, m):  # half a step of the colour map, from rounding
+        return np.abs(np.array(pixel[:3]) - colour(n, m)).max() <= 3 and pixel[3] == 255
 
     for n, m in CELLS:
         pixel = seen["pixels"][f"{n} {m}"]
@@ -222,17 +230,20 @@ def test_a_visit(history, text, tmp_path):
     assert seen["start"]["numbers"][0] == f"{data['sides'][0]['frames'][-1]['numbers']['mirror_symmetry']:.2f}"
     best = np.where(neighbours(69), -2, similarity[69]).argmax()
     assert f"row {best // 11}, column {best % 11}" in seen["start"]["reading"]
-    assert read(seen["start"]["reading"]) == pytest.approx(similarity[69, best], abs=data["error"] + 0.005)
+    assert seen["start"]["reading"].endswith(f"{similarity[69, best]:.2f}".replace("-", "−"))
 
     assert seen["hovered"]["chosen"] == "Row 0, column 5, the border"
     assert close(seen["large"], 5, 9 * 11 + 7)
-    assert seen["pointed"]["reading"].startswith("Similarity to row 9, column 7: ")
-    assert read(seen["pointed"]["reading"]) == pytest.approx(similarity[5, 9 * 11 + 7], abs=data["error"] + 0.005)
+    expected = f"Similarity to row 9, column 7: {similarity[5, 9 * 11 + 7]:.2f}".replace("-", "−")
+    assert seen["pointed"]["reading"] == expected
     assert seen["left"]["chosen"] == "Row 0, column 5, the border"
     assert seen["touched"]["chosen"] == "Row 12, column 10, the border"
     assert seen["keys"]["chosen"] == "Row 11, column 8"
 
     assert seen["before"]["facts"].startswith("step 2,000")
+    earlier = cosine_similarity(history[-2].embeddings)[11 * 11 + 8, 9 * 11 + 7]
+    read = float(seen["earlier"]["reading"].rsplit(" ", 1)[1].replace("−", "-"))
+    assert read == pytest.approx(earlier, abs=data["error"] + 0.005)
     assert seen["past"]["facts"].startswith("step 0")
     assert seen["past"]["notice"]
     assert not seen["start"]["notice"]
@@ -409,11 +420,6 @@ def test_what_is_undefined_in_both_has_a_page(tmp_path):
     seen, console = visit((tmp_path / "pe_comparison.html").read_text(), script, tmp_path)
     assert console == []
     assert "–, of random embeddings" in seen["alike"]
-
-
-def read(text):
-    """The number at its end."""
-    return float(text.rsplit(" ", 1)[1].replace("−", "-"))
 
 
 def neighbours(n):

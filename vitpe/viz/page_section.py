@@ -27,10 +27,12 @@ class Frame:
     """What the page holds of a checkpoint.
 
     pairs: the similarities of patches n < m, row by row (N (N - 1) / 2,), as 0 for `low` to 254 for `high`; 255 where
-    undefined. norms: the embeddings' lengths (N,). components, shares: see `component_colours`; (N, 3).
+    undefined. rest: what rounding took from these, 0 for half a step too much to 255 for half a step too little.
+    norms: the embeddings' lengths (N,). components, shares: see `component_colours`; (N, 3).
     """
 
     pairs: NDArray[np.uint8]
+    rest: NDArray[np.uint8]
     low: float
     high: float
     norms: Floats
@@ -56,14 +58,15 @@ class Frame:
         return (self.high - self.low) / (UNDEFINED_PAIR - 1) / 2
 
 
-def quantise(similarity: Floats) -> tuple[NDArray[np.uint8], float, float]:
-    """(N, N) → pairs, low and high of `Frame`; low and high are set apart when they are equal."""
+def quantise(similarity: Floats) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float, float]:
+    """(N, N) → pairs, rest, low and high of `Frame`; low and high are set apart when they are equal."""
     pairs = similarity[np.triu_indices(len(similarity), k=1)]
     defined = pairs[np.isfinite(pairs)]
     low, high = (float(defined.min()), float(defined.max())) if defined.size else (-1.0, 1.0)
     high = max(high, low + 1e-9)
-    steps = np.rint((pairs - low) / (high - low) * (UNDEFINED_PAIR - 1))
-    return np.where(np.isnan(pairs), UNDEFINED_PAIR, np.nan_to_num(steps)).astype(np.uint8), low, high
+    steps = np.where(np.isnan(pairs), UNDEFINED_PAIR, (pairs - low) / (high - low) * (UNDEFINED_PAIR - 1))
+    whole = np.rint(steps)
+    return whole.astype(np.uint8), _to_bytes(steps - whole + 0.5), low, high
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def history_section(
         "random_meaning": RANDOM_MEANING,
         "num_checkpoints": len(history),
         "error": max(frame.error for side in frames for frame in side),
+        "last_error": max(side[-1].error for side in frames) / UNDEFINED_PAIR,
         "sides": [
             _side(side, shown, found, frames[0][-1].components) for side, found in zip(sides, frames, strict=True)
         ],
@@ -158,10 +162,13 @@ def _side(side: Side, shown: Sequence[int], frames: Sequence[Frame], like: Float
 
 
 def _bytes_of(frames: Sequence[Frame], like: Floats) -> Iterable[NDArray[np.uint8]]:
-    """All pairs (T, P), each frame minus the one before it, modulo 256, which is mostly near 0 and packs well; then all
-    lengths (T, N) and all components (T, N, 3). like: components (N, 3), whose signs the last ones get.
+    """The last frame's rest (P,), as its numbers are looked at most; all pairs (T, P), each frame minus the one before
+    it, modulo 256, which is mostly near 0 and packs well; then all lengths (T, N) and all components (T, N, 3).
+
+    like: components (N, 3), whose signs the last ones get.
     """
     pairs = np.stack([frame.pairs for frame in frames])
+    yield frames[-1].rest
     yield pairs[:1]
     yield pairs[1:] - pairs[:-1]
     for frame in frames:

@@ -47,11 +47,12 @@ for (const id of ["history", "one"]) at(id).dataset.sides = sides.length;
 async function unpackSides() {
   for (const view of views) {
     const all = await unpack(view.side.packed), total = times.length;
-    for (let i = numPairs; i < total * numPairs; i++) all[i] = (all[i] + all[i - numPairs]) & 255;
+    view.rest = all.subarray(0, numPairs);
+    for (let i = 2 * numPairs; i < (1 + total) * numPairs; i++) all[i] = (all[i] + all[i - numPairs]) & 255;
     const part = (start, length) => t => all.subarray(start + t * length, start + (t + 1) * length);
-    view.pairsOf = part(0, numPairs);
-    view.normsOf = part(total * numPairs, count);
-    view.componentsOf = part(total * (numPairs + count), 3 * count);
+    view.pairsOf = part(numPairs, numPairs);
+    view.normsOf = part((1 + total) * numPairs, count);
+    view.componentsOf = part((1 + total) * numPairs + total * count, 3 * count);
   }
 }
 
@@ -59,8 +60,10 @@ async function unpackSides() {
 const UNDEFINED = 255, STEPS = 254;
 const pairOf = (n, m) => n < m ? n * (2 * count - n - 1) / 2 + m - n - 1 : pairOf(m, n);
 function similarity(view, n, m) {
-  const value = view.pairsOf(state.frame)[pairOf(n, m)], {low, high} = view.side.frames[state.frame];
-  return value === UNDEFINED ? null : low + value / STEPS * (high - low);
+  const pair = pairOf(n, m), value = view.pairsOf(state.frame)[pair], {low, high} = view.side.frames[state.frame];
+  if (value === UNDEFINED) return null;
+  const rest = state.frame === times.length - 1 ? view.rest[pair] / 255 - 0.5 : 0;
+  return low + (value + rest) / STEPS * (high - low);
 }
 // The lowest and highest similarity on the colour scale of a patch's map.
 function scale(view, n) {
@@ -412,7 +415,9 @@ const {low: lowest, high: highest, per_tile: perTile} = data.history;
 at("low").textContent = perTile ? "its lowest" : (lowest > -1 ? "≤ " : "") + number(lowest);
 at("high").textContent = perTile ? "its highest" : number(highest) + (highest < 1 ? " ≤" : "");
 const total = data.history.num_checkpoints;
-at("exact").textContent = `Similarities on this page are right to ± ${data.history.error.toPrecision(1)}` +
+const {error, last_error: lastError} = data.history;
+at("exact").textContent = `Similarities are right to ± ${error.toPrecision(1)}` +
+  (times.length > 1 ? `, at the last checkpoint to ± ${lastError.toPrecision(1)}` : "") +
   (times.length < total ? `; ${times.length} of ${total} checkpoints, evenly spread, are on it.` : ".");
 const one = at("one");
 new ResizeObserver(([{target}]) => one.style.setProperty("--controls", `${Math.max(0, target.offsetHeight - 1)}px`))
