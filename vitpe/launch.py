@@ -29,6 +29,7 @@ def read_launch() -> Launch:
     world_size = _number("WORLD_SIZE", 1, lowest=1)
     rank = _number("RANK", 0 if world_size == 1 else None)
     local_rank = _number("LOCAL_RANK", 0)
+    num_local_workers()  # which is needed later: what is wrong is told at once
     if rank >= world_size:
         raise _refused(f"RANK is {rank} where WORLD_SIZE is {os.environ.get('WORLD_SIZE') or 'not set'}")
     if world_size == 1:
@@ -39,9 +40,15 @@ def read_launch() -> Launch:
     return Launch(rank, world_size, local_rank, address, _number("MASTER_PORT", None, lowest=1))
 
 
+def num_local_workers() -> int:
+    """Workers that torchrun has started on this machine, who share its processors and memory; 1 without it."""
+    return _number("LOCAL_WORLD_SIZE", 1, lowest=1)
+
+
 def num_cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors that this process may use: its share, where workers on one machine may use the same."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // num_local_workers())
 
 
 def _number(name: str, default: int | None, lowest: int = 0) -> int:

@@ -318,6 +318,21 @@ def test_the_store_is_what_fits(celeba, monkeypatch, decoded_limit, available, e
     assert choose_store(samples, CPU) == expected
 
 
+def test_workers_of_one_machine_share_its_memory_and_its_processors(
+    celeba: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_celeba(celeba, "train")
+    encoded = samples.num_encoded_bytes()
+    monkeypatch.setattr(module, "_DECODED_LIMIT", 0)
+    monkeypatch.setattr(module, "_available_memory", lambda: 9 * encoded)
+    monkeypatch.setattr("vitpe.launch.os.sched_getaffinity", lambda pid: range(9), raising=False)
+    found = []
+    for num_workers in ("", "2", "4", "5", "16"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", num_workers)
+        found.append((choose_store(samples, CPU), module.num_threads()))
+    assert found == [("memory", 9), ("memory", 4), ("memory", 2), ("disk", 1), ("disk", 1)]
+
+
 @pytest.mark.parametrize(("reserve", "expected"), [(0, "device"), (50_000, "device"), (51_000, "memory")])
 def test_on_a_gpu_images_leave_free_what_training_needs(
     celeba: Path, monkeypatch: pytest.MonkeyPatch, reserve: int, expected: str

@@ -258,6 +258,7 @@ def test_a_worker_that_hangs_is_named(celeba: Path, tmp_path: Path, rank: int) -
         ({"RANK": "2"}, "RANK is 2 where WORLD_SIZE is 2"),
         ({"RANK": "1.5"}, "RANK is '1.5', not a number from 0 to 65535"),
         ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x', not a number from 0 to 65535"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE is '0', not a number from 1 to 65535"),
         ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http', not a number from 1 to 65535"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT is '70000', not a number from 1 to 65535"),
         ({"MASTER_ADDR": "no.such.invalid"}, "MASTER_ADDR 'no.such.invalid' is no known machine"),

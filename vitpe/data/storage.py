@@ -15,7 +15,7 @@ from vitpe.data.batch import Batch, DecodedImages
 from vitpe.data.images import use_torchvision
 from vitpe.data.samples import OnProgress, Samples
 from vitpe.device import free_gpu_bytes
-from vitpe.launch import num_cpus
+from vitpe.launch import num_cpus, num_local_workers
 
 STORES: Final = ("device", "memory", "disk")
 """Where images may be kept, by the room that they take: most first."""
@@ -174,10 +174,10 @@ def num_decoded_bytes(samples: Samples) -> int:
 
 def choose_store(samples: Samples, device: torch.device, reserve: int = 0) -> str:
     """ "device" where the decoded split leaves `reserve` bytes of a GPU's memory free, else "memory" (encoded), else
-    "disk".
+    "disk". Each of a machine's workers keeps all images.
     """
     decoded = num_decoded_bytes(samples)
-    memory = _MEMORY_SHARE * _available_memory()
+    memory = _MEMORY_SHARE * _available_memory() / num_local_workers()
     room = free_gpu_bytes(device) - reserve if device.type == "cuda" else memory
     if decoded <= (room if device.type == "cuda" else min(room, _DECODED_LIMIT)):
         return "device"
