@@ -14,6 +14,8 @@ from tests.helpers import train_tiny
 from tests.helpers.in_process import Called, call_vitpe
 from vitpe.inference.positions import CHANGES
 from vitpe.inference.probe import shuffle_patches
+from vitpe.metrics.ablation import measure_ablations
+from vitpe.reporting.probe_table import RANKED_BY, losers
 from vitpe.runs.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = ("--no-stills", "--size", "400", "--device", "cpu")
@@ -112,6 +114,22 @@ def test_without_embeddings_the_image_is_a_set(run, tmp_path):
     for change in record["changes"]:
         for metric in ("accuracy", "average_precision"):
             assert change[metric]["difference"] == pytest.approx(0, abs=1e-6), change["change"]
+    called = call_vitpe("viz-pe", copy, "--probe", "--out", tmp_path, *SMALL, "--format", "table")
+    assert "position embeddings" in called.stdout
+    assert "most lost" not in called.stdout
+
+
+def test_only_who_loses_is_a_loser():
+    """Of three attributes the second loses all, the third a little, and the first nothing."""
+    labels = np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1], [0, 0, 0]])
+    whole = np.where(labels, 0.9, 0.1)
+    worse = whole.copy()
+    worse[:, 1] = [0.1, 0.9, 0.2, 0.8]
+    worse[0, 2] = 0.05
+    found = measure_ablations(whole, {RANKED_BY: [worse]}, labels, ("A", "B", "C"), num_resamples=10)
+    assert losers(found) == [1, 2]
+    assert losers(found, count=1) == [1]
+    assert losers(measure_ablations(whole, {RANKED_BY: [whole]}, labels, ("A", "B", "C"), num_resamples=10)) == []
 
 
 def test_a_stem_sees_the_shuffled_image(celeba, tmp_path):

@@ -22,15 +22,16 @@ RANKED_BY: Final = "shuffled"
 """The change whose losses say which attributes lose most: one that leaves each embedding as it was learned."""
 HISTORY_CHANGES: Final = ("zeroed", RANKED_BY)
 NUM_LOSERS: Final = 8
+_NOTHING: Final = 1e-4
 _TITLES: Final = {"accuracy": "acc", "average_precision": "mAP"}
 _WIDTHS: Final = (5, 5, 14)
 _LOSS_STYLE: Final = "red"
 
 
 def losers(ablations: Ablations, change: str = RANKED_BY, count: int = NUM_LOSERS) -> list[int]:
-    """The numbers of the attributes that lose most average precision, the one that loses most first."""
+    """The numbers of the attributes that lose average precision, the one that loses most first."""
     lost = ablations.parts[change].per_attribute["average_precision"].value
-    return [int(a) for a in np.argsort(lost, kind="stable") if not np.isnan(lost[a])][:count]
+    return [int(a) for a in np.argsort(lost, kind="stable") if lost[a] < -_NOTHING][:count]
 
 
 def probe_table(probe: PositionProbe) -> RenderableType:
@@ -77,8 +78,9 @@ class _ProbeTable:
         yield Text()
         yield self._means(glyphs)
         yield Text()
-        yield self._losers(glyphs)
-        yield Text()
+        if losers(ablations):
+            yield self._losers(glyphs)
+            yield Text()
         yield self._layers(glyphs)
         yield Text()
         num_draws = len(ablations.parts[RANKED_BY].draws["accuracy"])
