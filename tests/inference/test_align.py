@@ -80,6 +80,15 @@ def test_warping_by_nothing_changes_nothing_and_beyond_the_edge_its_pixels_go_on
     assert np.array_equal(shifted[23:, 35:], np.broadcast_to(image[-1, -1], (17, 15, 3)))
 
 
+def test_a_part_far_larger_than_the_image_or_beside_it_takes_no_more_memory():
+    image = np.full((20, 30, 3), 7, dtype=np.uint8)
+    image[:, -1] = 9
+    assert np.array_equal(
+        warp(image, np.array([[1e-4, 0, 20], [0, 1e-4, 20]]), (40, 40))[:, :19], np.full((40, 19, 3), 7)
+    )
+    assert np.array_equal(warp(image, np.array([[1.0, 0, -500], [0, 1, -500]]), (10, 10)), np.full((10, 10, 3), 9))
+
+
 # The command line
 
 
@@ -221,6 +230,15 @@ def test_a_face_is_found_and_brought_upright(faces, turn, distance):
 
     assert away(faces[3]) < 0.6 * away(np.roll(faces[3], 20, 2))
     assert away(faces[3]) < 0.6 * min(away(other) for other in faces[[0, 1, 2, 4, 5]])
+
+
+@needs_detector
+@pytest.mark.parametrize("shape", [(8, 8), (8, 4000), (3000, 9), (33, 31)], ids=str)
+def test_images_of_any_shape_are_looked_at(shape):
+    from vitpe.inference.face_search import find_faces
+
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert find_faces(image, every=True) == []
 
 
 def test_a_verdict_can_be_each_of_three(faces):

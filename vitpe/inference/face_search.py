@@ -30,27 +30,32 @@ def find_faces(image: NDArray[np.uint8], *, every: bool = False) -> list[Face]:
     Raises VitpeError where the extra is not installed.
     """
     faces: list[Face] = []
+    largest = _shrink(image, _SIDES[-1])
     for side in _SIDES:
-        faces = _distinct([*faces, *_search(image, side)])
+        faces = _distinct([*faces, *_search(image, _shrink(largest, side))])
         if (faces and not every) or max(image.shape) <= side:
             break
     for quarters in (1, 3, 2):
         if faces:
             break
-        turned = np.ascontiguousarray(np.rot90(image, quarters))
-        faces = _distinct([_turn_back(face, quarters, image.shape[:2]) for face in _search(turned, _TURNED_SIDE)])
+        turned = np.rot90(image, quarters), np.rot90(_shrink(largest, _TURNED_SIDE), quarters)
+        faces = _distinct([_turn_back(face, quarters, image.shape[:2]) for face in _search(*turned)])
     return sorted(faces, key=lambda face: -face.area)
 
 
-def _search(image: NDArray[np.uint8], side: int) -> list[Face]:
-    """The faces of an image that is made smaller until its longer side is `side`; one may be there twice."""
+def _shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Until the longer side is `side` at most."""
     height, width = image.shape[:2]
-    shrink = min(1.0, side / max(height, width))
-    small = image
-    if shrink < 1:
-        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    scale = np.array([width / small.shape[1], height / small.shape[0]])
+    shrink = side / max(height, width)
+    if shrink >= 1:
+        return image
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def _search(image: NDArray[np.uint8], small: NDArray[np.uint8]) -> list[Face]:
+    """The faces of an image, looked for in a smaller copy; one may be there twice."""
+    scale = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]])
     candidates = [
         replace(face, box=tuple((np.array(face.box) * np.tile(scale, 2)).tolist()), landmarks=face.landmarks * scale)
         for face in detect(small, _MIN_CANDIDATE)
@@ -91,10 +96,11 @@ def _settle(image: NDArray[np.uint8], face: Face) -> Face | None:
 
     Far from upright, landmarks say too small an angle: each look turns the window by what is left.
     """
-    points = face.landmarks
+    points, middle = face.landmarks, _POSE.mean(0)
     for _ in range(_MAX_LOOKS):
+        if not 1 < np.hypot(*np.ptp(points, axis=0)) < 2 * max(image.shape):
+            return None
         matrix = similarity(points, _POSE)
-        middle = _POSE.mean(0)
         seen = detect(warp(image, matrix, _WINDOW), _MIN_FACE)
         seen = [each for each in seen if np.hypot(*(each.landmarks.mean(0) - middle)) < 40]
         if not seen:

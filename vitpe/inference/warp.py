@@ -43,19 +43,21 @@ def warp(image: NDArray[np.uint8], matrix: Similarity, size: tuple[int, int]) ->
     height, width = size
     back = inverse(matrix)
     corners = move(back, np.array([[0.0, 0.0], [width, 0], [0, height], [width, height]]))
-    low = np.floor(corners.min(0) - 2).astype(int)
-    high = np.ceil(corners.max(0) + 2).astype(int)
-    columns, rows = (np.arange(low[axis], high[axis]).clip(0, image.shape[1 - axis] - 1) for axis in (0, 1))
-    part = Image.fromarray(image[rows[:, None], columns])
-    scale = float(np.hypot(*matrix[:, 0]))
+    low, high = np.floor(corners.min(0) - 2).astype(int), np.ceil(corners.max(0) + 2).astype(int)
+    sides = np.array([image.shape[1], image.shape[0]])
+    first, last = low.clip(0, sides - 1), high.clip(1, sides)
+    last = np.maximum(last, first + 1)
+    part = image[first[1] : last[1], first[0] : last[0]]
+    scale = min(1.0, float(np.hypot(*matrix[:, 0])))
+    small = np.maximum(1, np.round((last - first) * scale).astype(int))
+    stretch = (last - first) / small
     if scale < 1:
-        small = [max(1, round(length * scale)) for length in part.size]
-        stretch = np.array(part.size) / small
-        part = part.resize((small[0], small[1]), Image.Resampling.BILINEAR)
-    else:
-        stretch = np.ones(2)
-    back = (back - np.column_stack([np.zeros((2, 2)), low])) / stretch[:, None]
-    moved = part.transform(
+        resized = Image.fromarray(part).resize((int(small[0]), int(small[1])), Image.Resampling.BILINEAR)
+        part = np.asarray(resized)
+    before, after = (np.ceil(gap.clip(0) / stretch).astype(int) for gap in (first - low, high - last))
+    part = np.pad(part, ((before[1], after[1]), (before[0], after[0]), (0, 0)), mode="edge")
+    back = (back - np.column_stack([np.zeros((2, 2)), first - before * stretch])) / stretch[:, None]
+    moved = Image.fromarray(part).transform(
         (width, height), Image.Transform.AFFINE, tuple(back.ravel().tolist()), Image.Resampling.BILINEAR
     )
     return np.asarray(moved)
