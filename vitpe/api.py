@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from vitpe.config import Precision
+from vitpe.data.images import Remarks
 from vitpe.errors import UsageError
 from vitpe.inference.engines import Engine
 from vitpe.inference.inputs import Input
@@ -79,29 +80,38 @@ class LoadedModel:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is an iterable of str, but is one name
-        self, images: ImageLike, *, attributes: str | None = None
+        self, images: ImageLike, *, attributes: str | None = None, align: bool = False
     ) -> Prediction: ...
     @overload
-    def predict(self, images: Iterable[ImageLike], *, attributes: str | None = None) -> list[Prediction]: ...
     def predict(
-        self, images: ImageLike | Iterable[ImageLike], *, attributes: str | None = None
+        self, images: Iterable[ImageLike], *, attributes: str | None = None, align: bool = False
+    ) -> list[Prediction]: ...
+    def predict(
+        self, images: ImageLike | Iterable[ImageLike], *, attributes: str | None = None, align: bool = False
     ) -> Prediction | list[Prediction]:
         """The record of an image, or a list of those of several, in their order, as `vitpe predict` writes them.
 
         attributes: names parted by commas, all for None. A record's `probs` are attribute → probability, `present` the
         attributes at or above their thresholds, `error` why the image could not be read, else None.
+        align: answer for the largest face of each image; the record's `face` says where it is, or that none was
+        found; then there are no probabilities. Needs the extra align.
         Raises UsageError for an unknown attribute, and for what is no image.
         """
         one = isinstance(images, str | Path | Image.Image | np.ndarray)
         wanted = cast("Iterable[Any]", [images] if one else images)
         inputs = [_input(number, image) for number, image in enumerate(wanted)]
         listing = Listing.of(self.info, attributes)
+        aligner = None
+        if align:
+            from vitpe.inference.align import FaceAligner
+
+            aligner = FaceAligner(Remarks())
         with _own_torch_threads():
             engine, rest = self._engine, inputs
             if engine is None:
                 engine, chosen = choose_engine(self._weights, self.info, inputs)
                 rest = list(chosen)
-            records = list(predict_files(Predictor(engine, self.info, listing), rest))
+            records = list(predict_files(Predictor(engine, self.info, listing), rest, aligner))
         return records[0] if one else records
 
     @cached_property

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+import vitpe
 from tests.benchmarks.face_detection import EYES, background, place, source_faces, verdict
 from tests.helpers.in_process import read_jsonl
 from vitpe.celeba import SIZE
@@ -207,6 +208,17 @@ def test_aligning_without_its_libraries(predicted, photos, monkeypatch, name):
     called = predicted(photos / "wall.png", "--align")
     assert (called.code, called.out) == (1, b"")
     assert "pip install 'vitpe[align]'" in called.stderr
+
+
+@needs_detector
+def test_from_python(trained_run, photos, predicted):
+    model = vitpe.load(trained_run)
+    large, wall = model.predict([photos / "large.png", photos / "wall.png"], align=True)
+    record = read_jsonl(predicted(photos / "large.png", "--align"))[0]
+    assert large.probs == record["probs"]
+    assert large.face is not None and [list(eye) for eye in large.face.eyes] == record["face"]["eyes"]
+    assert wall.face is not None and not wall.face.found and not wall.probs
+    assert model.predict(photos / "large.png").face is None
 
 
 # The detector

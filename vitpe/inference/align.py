@@ -16,8 +16,8 @@ from vitpe.inference.warp import similarity, warp
 Faces = Literal["largest", "all"]
 
 _FIRM: Final = [0, 1, 3, 4]  # the eyes and the mouth's corners: the nose's tip moves as a head turns
-_TEMPLATE: Final = np.array([[69.4, 112.5], [109.4, 111.5], [72.3, 153.9], [105.8, 152.7]])
-"""Where the detector sees them in CelebA's aligned images: the median of its valid split's."""
+_TEMPLATE: Final = np.array([[69.7, 112.6], [109.1, 111.8], [72.6, 153.5], [105.5, 152.7]])
+"""Where the detector sees them in CelebA's aligned images: the median over 696 of its valid split."""
 
 
 @dataclass(frozen=True)
