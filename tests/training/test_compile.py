@@ -4,7 +4,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,3 +134,20 @@ def test_without_a_compiler_the_run_is_the_same(celeba: Path, tmp_path: Path) ->
     off, on = (read_tensors(run / "best.safetensors") for run in runs)
     assert off.keys() == on.keys()
     assert all(torch.equal(off[name], on[name]) for name in off)
+
+
+def test_a_run_compiled_in_parts_learns_as_a_plain_one(
+    celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 3, 3 and 2 images: of the graphs that a compiler is given; they run uncompiled."""
+    for folder in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        monkeypatch.setenv(folder, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    values: dict[str, Any] = {"train__steps": 3, "train__num_evals": 1, "train__patch_keep": 0.5}
+    values |= {"model__drop_path_rate": 0.2, "model__depth": 2, "train__muon_lr": None}
+    plain = train_tiny(celeba, tmp_path / "plain", **values)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled = train_tiny(celeba, tmp_path / "compiled", train__compile="on", train__micro_batch_size=3, **values)
+    assert [note for note in compiled.notes if "compil" in note] == ["compiling the model: a minute or two"]
+    for step, loss in plain.losses.items():
+        assert compiled.losses[step] == pytest.approx(loss, abs=1e-4)
