@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -34,6 +34,7 @@ def test_similarity_by_hand():
     np.testing.assert_allclose(quarter_turn, [[0, -2, 5], [2, 0, 5]], atol=1e-12)
 
 
+@settings(deadline=None)
 @given(point_sets, st.data())
 def test_similarity_is_the_least_squares_solution(source, data):
     """Of the linear equations x' = a x - b y + c and y' = b x + a y + d, which numpy solves by itself."""
@@ -49,6 +50,7 @@ def test_similarity_is_the_least_squares_solution(source, data):
     )
 
 
+@settings(deadline=None)
 @given(point_sets, st.floats(0.1, 10), st.floats(-3.1, 3.1), coordinates, coordinates)
 def test_a_similarity_that_was_applied_is_found_and_undone(points, scale, angle, x, y):
     assume(np.ptp(points, axis=0).max() > 1)
