@@ -225,6 +225,10 @@ class TrainConfig:
             f"name at most {MAX_PARTING}: groups soon are too small",
         )
 
+    def images_at_once(self, batch_size: int) -> int:
+        """Of a batch of one worker, how many images go through the model together."""
+        return min(batch_size, self.micro_batch_size or batch_size)
+
 
 @dataclass(frozen=True)
 class Preset:

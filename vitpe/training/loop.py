@@ -124,9 +124,9 @@ class Trainer:
         return replace(here, attention=KERNELS[self._workers.all_max(number if self._workers.is_first else 0)[0]])
 
     def _fastest_attention(self, precision: str) -> str:
-        model, batch_size = self._info.model, self.plan.batch_size // self._workers.world_size
+        model = self._info.model
         return fastest_attention(
-            min(batch_size, self._config.micro_batch_size or batch_size),
+            self._images_at_once,
             1 + round(self._config.patch_keep * model.num_patches),
             model.num_heads,
             model.head_dim,
@@ -322,8 +322,11 @@ class Trainer:
         that in the backward pass (arXiv:2001.08361, section 2.1).
         """
         tokens = 1 + self._config.patch_keep * self._info.model.num_patches
-        num_images = self.plan.batch_size // self._workers.world_size
-        return 6 * num_parameters(self._model) * tokens * min(num_images, self._config.micro_batch_size or num_images)
+        return 6 * num_parameters(self._model) * tokens * self._images_at_once
+
+    @property
+    def _images_at_once(self) -> int:
+        return self._config.images_at_once(self.plan.batch_size // self._workers.world_size)
 
     def _make_step(self, forward: nn.Module, positive_share: NDArray[np.float64]) -> TrainStep:
         step = TrainStep(

@@ -111,7 +111,7 @@ def training_needs(model: ModelConfig, train: TrainConfig, batch_size: int, devi
     num_weights, num_in_matrices = _by_depth(model, _weights)
     of_state = 2 * num_weights if train.muon_lr is None else 2 * num_weights - num_in_matrices
     of_averages = num_weights if train.ema_decay else 0
-    part = min(batch_size, train.micro_batch_size or batch_size)
+    part = train.images_at_once(batch_size)
     height, width = model.img_size
     ahead = num_threads() + 2 if device_type == "cuda" else 0  # and the one that is computed, copied for the CUDA graph
     return Needs(
